@@ -1,0 +1,50 @@
+/** What every program's main shares: usage errors in one line, exit codes, signals. */
+
+import { type Address, parseAddress } from "./address.ts";
+import { AssertionError } from "./assert.ts";
+
+/** Something the user can mend: printed as one line, exit code 1. */
+export class UserError extends Error {
+  override readonly name = "UserError";
+}
+
+/** Parses HOST:PORT from a flag or the environment; a `UserError` names where it came from. */
+export function addressFrom(text: string, from: string): Address {
+  const address = parseAddress(text);
+  if (typeof address === "string") throw new UserError(`${from}: ${address}`);
+  return address;
+}
+
+/** Runs a program's `main`; ends the process with 0, 1 (user error) or 70 (a bug, EX_SOFTWARE). */
+export async function runMain(program: string, main: () => Promise<void>): Promise<void> {
+  const fail = (error: unknown): never => {
+    if (error instanceof UserError) {
+      process.stderr.write(`${program}: ${error.message}\n`);
+      process.exit(1);
+    }
+    const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+    process.stderr.write(`${program}: internal error: ${text}\n`);
+    process.exit(error instanceof AssertionError ? 70 : 1);
+  };
+  process.on("uncaughtException", fail);
+  process.on("unhandledRejection", fail);
+  try {
+    await main();
+  } catch (error) {
+    fail(error);
+  }
+}
+
+/** Resolves with the first of SIGTERM, SIGINT or SIGHUP that arrives. A second one ends at once. */
+export function terminationSignal(): Promise<NodeJS.Signals> {
+  return new Promise((resolve) => {
+    let first = true;
+    for (const name of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
+      process.on(name, () => {
+        if (!first && name !== "SIGHUP") process.exit(130);
+        first = false;
+        resolve(name);
+      });
+    }
+  });
+}

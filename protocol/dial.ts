@@ -1,0 +1,182 @@
+import { type Address, formatAddress } from "../common/address.ts";
+import { Backoff } from "../common/backoff.ts";
+import type { Clock } from "../common/clock.ts";
+import type { Log } from "../common/log.ts";
+import { type CallOptions, Connection, Handlers, type Transport } from "./connection.ts";
+import type { Method, RequestOf } from "./method.ts";
+import { hello } from "./methods/session.ts";
+import { protocolVersion } from "./methods.ts";
+import { StatusError } from "./status.ts";
+import { connect } from "./websocket.ts";
+
+export type Role = RequestOf<typeof hello>["role"];
+
+/** Makes transports: WebSockets in life, something else in a test. */
+export type Connect = (address: Address) => Promise<Transport>;
+
+/** How long a connection may take to come up before its server counts as unreachable. */
+const connectMs = 5_000;
+
+export function websocketConnect(clock: Clock): Connect {
+  return (address) => connect({ address, clock, timeoutMs: connectMs });
+}
+
+export interface DialOptions {
+  address: Address;
+  connect: Connect;
+  role: Role;
+  /** What this program is called in the other's logs. */
+  name: string;
+  /** The cluster this program belongs to, if it knows; "" accepts any. */
+  cluster: string;
+  handlers: Handlers;
+  clock: Clock;
+  log: Log;
+}
+
+/** Connects and says hello. Rejects with `unavailable`, `wrong-cluster` or `protocol`. */
+export async function dial(
+  options: DialOptions,
+): Promise<{ connection: Connection; cluster: string }> {
+  const transport = await options.connect(options.address);
+  const connection = new Connection(transport, {
+    handlers: options.handlers,
+    clock: options.clock,
+    log: options.log,
+    peerName: formatAddress(options.address),
+  });
+  try {
+    const reply = await connection.call(
+      hello,
+      {
+        protocol: protocolVersion,
+        role: options.role,
+        name: options.name,
+        ...(options.cluster ? { cluster: options.cluster } : {}),
+      },
+      { deadlineMs: connectMs },
+    );
+    return { connection, cluster: reply.cluster };
+  } catch (error) {
+    connection.close("hello failed");
+    throw error;
+  }
+}
+
+/**
+ * The listening side's part of the handshake: answers `hello` and nothing else until it has come, then
+ * what the peer's role allows.
+ */
+export function accept(
+  transport: Transport,
+  options: {
+    peer: string;
+    /** "" while this program belongs to none. */
+    cluster: () => string;
+    handlersFor: (role: Role) => Handlers;
+    onReady: (connection: Connection, peer: { role: Role; name: string }) => void;
+    clock: Clock;
+    log: Log;
+  },
+): Connection {
+  const greeting = new Handlers().serve(hello, (params, { connection }) => {
+    if (params.protocol !== protocolVersion) {
+      throw new StatusError(
+        "protocol",
+        `protocol version ${params.protocol} is not ${protocolVersion}: use the same release of gfs`,
+      );
+    }
+    const own = options.cluster();
+    if (params.cluster !== undefined && params.cluster !== own) {
+      throw new StatusError(
+        "wrong-cluster",
+        `this is cluster ${own || "(none yet)"}, you belong to cluster ${params.cluster}`,
+      );
+    }
+    connection.peerName = `${params.role} ${params.name} (${options.peer})`;
+    connection.setHandlers(options.handlersFor(params.role));
+    options.onReady(connection, { role: params.role, name: params.name });
+    return { protocol: protocolVersion, cluster: own };
+  });
+  return new Connection(transport, {
+    handlers: greeting,
+    clock: options.clock,
+    log: options.log,
+    peerName: options.peer,
+  });
+}
+
+/**
+ * Connections to many servers by address: dialled when first needed, shared, and after a failure
+ * refused at once for a while (with back-off), so that a caller can turn to another replica.
+ */
+export class Pool {
+  readonly #options: Omit<DialOptions, "address">;
+  readonly #random: () => number;
+  readonly #peers = new Map<string, Peer>();
+
+  constructor(options: Omit<DialOptions, "address">, random: () => number) {
+    this.#options = options;
+    this.#random = random;
+  }
+
+  /** As `Connection.callForPayload`, to the server at `address` (HOST:PORT). */
+  async call<Request, Reply>(
+    address: string,
+    method: Method<Request, Reply>,
+    params: Request,
+    options: CallOptions = {},
+  ): Promise<{ reply: Reply; payload: Buffer }> {
+    const connection = await this.#connection(address);
+    return connection.callForPayload(method, params, options);
+  }
+
+  close(): void {
+    for (const peer of this.#peers.values()) {
+      peer.connection?.close("closing");
+    }
+    this.#peers.clear();
+  }
+
+  #connection(address: string): Promise<Connection> {
+    let peer = this.#peers.get(address);
+    if (!peer) {
+      const backoff = new Backoff({ firstMs: 50, mostMs: 2_000, random: this.#random });
+      peer = { backoff, notBeforeMs: 0, connection: undefined, dialling: undefined };
+      this.#peers.set(address, peer);
+    }
+    if (peer.connection && !peer.connection.closed) return Promise.resolve(peer.connection);
+    peer.dialling ??= this.#dial(address, peer);
+    return peer.dialling;
+  }
+
+  async #dial(address: string, peer: Peer): Promise<Connection> {
+    const { clock } = this.#options;
+    try {
+      if (clock.nowMs() < peer.notBeforeMs) {
+        throw new StatusError("unavailable", `${address} could not be reached a moment ago`);
+      }
+      const colon = address.lastIndexOf(":");
+      const host = address.slice(0, colon).replace(/^\[|\]$/g, "");
+      const target = { host, port: Number(address.slice(colon + 1)) };
+      try {
+        const { connection } = await dial({ ...this.#options, address: target });
+        peer.connection = connection;
+        peer.backoff.reset();
+        return connection;
+      } catch (error) {
+        peer.notBeforeMs = clock.nowMs() + peer.backoff.next();
+        throw error;
+      }
+    } finally {
+      peer.dialling = undefined;
+    }
+  }
+}
+
+interface Peer {
+  backoff: Backoff;
+  notBeforeMs: number;
+  connection: Connection | undefined;
+  dialling: Promise<Connection> | undefined;
+}

@@ -1,0 +1,27 @@
+/** The ids that programs exchange. Casts live in this file only. */
+
+declare const brand: unique symbol;
+type Id<Name extends string> = number & { readonly [brand]: Name };
+
+/** An inode number: a counter below 2^53, never reused. */
+export type Ino = Id<"Ino">;
+/** A chunk's name: a counter below 2^53, never reused. */
+export type ChunkHandle = Id<"ChunkHandle">;
+/** Counts the snapshots ever taken; every record says in which epoch it was written. */
+export type Epoch = Id<"Epoch">;
+/** Raised whenever the set of a chunk's replicas changes (GFS §4.5). 1 for a new chunk. */
+export type ChunkVersion = Id<"ChunkVersion">;
+/** A chunk server, numbered by the master when it first registers. */
+export type ServerId = Id<"ServerId">;
+/** A mount's session with the master. */
+export type SessionId = Id<"SessionId">;
+
+export const ino = (value: number): Ino => value as Ino;
+export const chunkHandle = (value: number): ChunkHandle => value as ChunkHandle;
+export const epoch = (value: number): Epoch => value as Epoch;
+export const chunkVersion = (value: number): ChunkVersion => value as ChunkVersion;
+export const serverId = (value: number): ServerId => value as ServerId;
+export const sessionId = (value: number): SessionId => value as SessionId;
+
+/** The root directory. */
+export const rootIno = ino(1);

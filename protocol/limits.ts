@@ -1,0 +1,56 @@
+import { assert } from "../common/assert.ts";
+
+/** What the wire and the names allow. Each limit says what it guards. */
+
+/** NAME_MAX of Linux: bytes in one name. */
+export const nameBytesMax = 255;
+/** PATH_MAX of Linux less the NUL: bytes in a symlink's target. */
+export const symlinkBytesMax = 4095;
+/** XATTR_SIZE_MAX of Linux: one attribute's value, and one file's list of names. */
+export const xattrBytesMax = 65_536;
+/** LINK_MAX of ext4: an inode's hard links. */
+export const linksMax = 65_000;
+/** A file's largest size: what a signed 64-bit offset in a JavaScript number can hold exactly. */
+export const fileBytesMax = 2 ** 53 - 1;
+
+/** Payload of one read or write. Larger pieces gain nothing and hold the connection longer. */
+export const payloadBytesMax = 1024 * 1024;
+/** A whole message: the payload and an envelope that lists CRCs, or a full page of entries. */
+export const messageBytesMax = 2 * 1024 * 1024;
+/** Nesting of the envelope: deeper input would overflow the decoder's stack. */
+export const envelopeDepthMax = 16;
+/** Requests that one connection may have unanswered at its server; more get `overloaded`. */
+export const inFlightMax = 1024;
+/** Bytes queued to a peer that does not read; a peer further behind is cut off. */
+export const queuedBytesMax = 64 * 1024 * 1024;
+/** Entries in one readdir page: with attributes about 300 bytes each, well inside a message. */
+export const entriesPerPageMax = 1024;
+/** Chunks in one locate answer, handles in one page of a chunk server's inventory. */
+export const chunksPerPageMax = 4096;
+/** Components that one walk resolves: half of PATH_MAX, as each takes a byte and a slash. */
+export const walkNamesMax = 2048;
+
+assert(payloadBytesMax * 2 <= messageBytesMax, "a payload and its envelope fit in a message");
+assert(messageBytesMax * 2 <= queuedBytesMax, "a queue holds more than one message");
+
+/** How long a request waits for its answer unless the caller says otherwise. */
+export const deadlineMsDefault = 30_000;
+/** A ping goes out when a connection was silent this long; two without answer end it. */
+export const keepAliveMs = 5_000;
+/** A mount's session outlives its connection this long. Renewed by any message. */
+export const sessionLeaseMs = 30_000;
+/** Chunk servers tell the master they are alive this often. */
+export const heartbeatMs = 2_000;
+/** A chunk server silent for this long is suspect: not chosen for new chunks, read last. */
+export const suspectMs = 3 * heartbeatMs;
+/** A chunk server silent for this long is dead: what it held is copied elsewhere. */
+export const deadMs = 60_000;
+/**
+ * A chunk server that has not heard from the master for this long takes no more writes from clients,
+ * so a snapshot need not wait longer for one that is cut off (GFS §3.1: the lease's time-out).
+ */
+export const serverLeaseMs = 20_000;
+
+assert(suspectMs < serverLeaseMs, "three heartbeats fit inside the lease");
+assert(serverLeaseMs < deadMs, "a dead server's lease has run out");
+assert(keepAliveMs * 2 < sessionLeaseMs, "a session is renewed before it ends");

@@ -1,0 +1,71 @@
+import { Type } from "typebox";
+import { chunksPerPageMax } from "../limits.ts";
+import { method } from "../method.ts";
+import {
+  Count,
+  EpochShape,
+  HandleShape,
+  List,
+  Opt,
+  ServerShape,
+  Text,
+  VersionShape,
+} from "../shapes.ts";
+
+/** chunk server → master, over the connection on which the master also sends its orders. */
+
+const usage = {
+  usedBytes: Count,
+  freeBytes: Count,
+  chunks: Count,
+  /** Blocks whose CRC did not match, since the server's data directory was made. */
+  corruptBlocks: Count,
+  /** A sentence when the disk does not take new chunks (full, failing, read-only). */
+  diskTrouble: Opt(Text),
+};
+
+/** `server` absent: a new data directory, which becomes part of the cluster and gets an id. */
+export const register = method({
+  code: 80,
+  name: "fleet.register",
+  request: { server: Opt(ServerShape), address: Text, rack: Text, ...usage },
+  reply: { server: ServerShape, epoch: EpochShape, heartbeatMs: Count, leaseMs: Count },
+});
+
+/**
+ * After registering: everything the server holds, in pages; `last` ends it. The answer lists what the
+ * server must delete: replicas that are out of date, chunks that nobody refers to.
+ */
+export const inventory = method({
+  code: 81,
+  name: "fleet.inventory",
+  request: {
+    chunks: List(
+      Type.Object({
+        handle: HandleShape,
+        version: VersionShape,
+        /** Written to when the server stopped: its peers may differ. */
+        dirty: Type.Boolean(),
+      }),
+      chunksPerPageMax,
+    ),
+    last: Type.Boolean(),
+  },
+  reply: { remove: List(HandleShape, chunksPerPageMax) },
+});
+
+/** "I am alive", and in the answer what to delete. `removed`: what was deleted since the last beat. */
+export const heartbeat = method({
+  code: 82,
+  name: "fleet.heartbeat",
+  request: { ...usage, removed: List(HandleShape, chunksPerPageMax) },
+  reply: { remove: List(HandleShape, chunksPerPageMax), epoch: EpochShape },
+});
+
+/** A replica here turned out bad or missing: the master looks for a good one to copy. */
+export const replicaBad = method({
+  code: 83,
+  name: "fleet.bad",
+  request: { handle: HandleShape, version: VersionShape, reason: Text },
+  reply: {},
+});

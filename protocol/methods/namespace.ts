@@ -1,0 +1,258 @@
+import { Type } from "typebox";
+import { entriesPerPageMax, symlinkBytesMax, walkNamesMax, xattrBytesMax } from "../limits.ts";
+import { method, mutation } from "../method.ts";
+import {
+  AttrShape,
+  bytes,
+  Count,
+  DirEntryShape,
+  EpochShape,
+  GrantShape,
+  InoShape,
+  List,
+  LocationShape,
+  Name,
+  Ns,
+  Opt,
+  Uint32,
+} from "../shapes.ts";
+
+/**
+ * mount → master: the namespace by inode number. `at` reads it as it was in that epoch (a snapshot's);
+ * without it, as it is. Owners are given by the caller: the kernel has checked permissions.
+ */
+
+const at = Opt(EpochShape);
+const owner = { uid: Uint32, gid: Uint32 };
+
+export const lookup = method({
+  code: 20,
+  name: "namespace.lookup",
+  request: { parent: InoShape, name: Name, at },
+  reply: { attr: AttrShape },
+});
+
+/** Several lookups in one: the attributes of each name in turn, as far as they exist. */
+export const walk = method({
+  code: 21,
+  name: "namespace.walk",
+  request: { from: InoShape, names: List(Name, walkNamesMax), at },
+  reply: { attrs: List(AttrShape, walkNamesMax) },
+});
+
+export const getattr = method({
+  code: 22,
+  name: "namespace.getattr",
+  request: { ino: InoShape, at },
+  reply: { attr: AttrShape },
+});
+
+/** chmod, chown, truncate, utimensat: what is absent stays. ctime becomes now. */
+export const setattr = mutation({
+  code: 23,
+  name: "namespace.setattr",
+  request: {
+    ino: InoShape,
+    mode: Opt(Uint32),
+    uid: Opt(Uint32),
+    gid: Opt(Uint32),
+    size: Opt(Count),
+    atime: Opt(Ns),
+    mtime: Opt(Ns),
+  },
+  reply: { attr: AttrShape },
+});
+
+/**
+ * open(O_CREAT). An existing regular file is opened, unless `exclusive`. The new file counts as open in
+ * the session, and with `write` its first chunk is granted in the same answer.
+ */
+export const create = mutation({
+  code: 24,
+  name: "namespace.create",
+  request: {
+    parent: InoShape,
+    name: Name,
+    mode: Uint32,
+    ...owner,
+    exclusive: Type.Boolean(),
+    write: Type.Boolean(),
+  },
+  reply: { attr: AttrShape, created: Type.Boolean(), grant: Opt(GrantShape) },
+});
+
+export const mkdir = mutation({
+  code: 25,
+  name: "namespace.mkdir",
+  request: { parent: InoShape, name: Name, mode: Uint32, ...owner },
+  reply: { attr: AttrShape },
+});
+
+/** Regular files (not opened), fifos, sockets and device nodes, by the type bits of `mode`. */
+export const mknod = mutation({
+  code: 26,
+  name: "namespace.mknod",
+  request: { parent: InoShape, name: Name, mode: Uint32, rdev: Uint32, ...owner },
+  reply: { attr: AttrShape },
+});
+
+export const symlink = mutation({
+  code: 27,
+  name: "namespace.symlink",
+  request: { parent: InoShape, name: Name, target: bytes(symlinkBytesMax), ...owner },
+  reply: { attr: AttrShape },
+});
+
+export const link = mutation({
+  code: 28,
+  name: "namespace.link",
+  request: { ino: InoShape, parent: InoShape, name: Name },
+  reply: { attr: AttrShape },
+});
+
+export const unlink = mutation({
+  code: 29,
+  name: "namespace.unlink",
+  request: { parent: InoShape, name: Name },
+  reply: { ino: InoShape },
+});
+
+export const rmdir = mutation({
+  code: 30,
+  name: "namespace.rmdir",
+  request: { parent: InoShape, name: Name },
+  reply: { ino: InoShape },
+});
+
+export const rename = mutation({
+  code: 31,
+  name: "namespace.rename",
+  request: {
+    parent: InoShape,
+    name: Name,
+    newParent: InoShape,
+    newName: Name,
+    noReplace: Type.Boolean(),
+    exchange: Type.Boolean(),
+  },
+  /** The inodes now and formerly at the new name. */
+  reply: { moved: InoShape, replaced: Opt(InoShape) },
+});
+
+export const readlink = method({
+  code: 32,
+  name: "namespace.readlink",
+  request: { ino: InoShape, at },
+  reply: { target: bytes(symlinkBytesMax) },
+});
+
+/** One page of a directory in byte order of names, after the name `after` (without it: from the start). */
+export const readdir = method({
+  code: 33,
+  name: "namespace.readdir",
+  request: { ino: InoShape, at, after: Opt(Name), limit: Type.Integer({ minimum: 1 }) },
+  reply: { entries: List(DirEntryShape, entriesPerPageMax), more: Type.Boolean() },
+});
+
+export const statfs = method({
+  code: 34,
+  name: "namespace.statfs",
+  request: {},
+  /** Bytes as a user sees them: divided by the number of replicas. */
+  reply: { totalBytes: Count, freeBytes: Count, inodes: Count },
+});
+
+export const getxattr = method({
+  code: 35,
+  name: "namespace.getxattr",
+  request: { ino: InoShape, name: Name, at },
+  reply: { value: bytes(xattrBytesMax) },
+});
+
+/** `mode` as in setxattr(2): "create" fails if it exists, "replace" if it does not. */
+export const setxattr = mutation({
+  code: 36,
+  name: "namespace.setxattr",
+  request: {
+    ino: InoShape,
+    name: Name,
+    value: bytes(xattrBytesMax),
+    mode: Type.Union([Type.Literal("any"), Type.Literal("create"), Type.Literal("replace")]),
+  },
+  reply: {},
+});
+
+export const listxattr = method({
+  code: 37,
+  name: "namespace.listxattr",
+  request: { ino: InoShape, at },
+  reply: { names: List(Name, xattrBytesMax) },
+});
+
+export const removexattr = mutation({
+  code: 38,
+  name: "namespace.removexattr",
+  request: { ino: InoShape, name: Name },
+  reply: {},
+});
+
+/**
+ * Opens a file for this session: unlinked, it lives until released. Fresh attributes and the first
+ * chunk's location come along (close-to-open, P4). `truncate`: O_TRUNC, in the same step.
+ */
+export const open = mutation({
+  code: 40,
+  name: "file.open",
+  request: { ino: InoShape, at, truncate: Type.Boolean() },
+  reply: { attr: AttrShape, location: Opt(LocationShape) },
+});
+
+/** Inodes closed for good by this session, in batches; nobody waits for it. */
+export const release = method({
+  code: 41,
+  name: "file.release",
+  request: { inos: List(InoShape, 4096) },
+  reply: {},
+});
+
+/**
+ * Data has been written and acknowledged by its replicas: the file is at least `size` long, the chunks
+ * `written` now have data, times move on. With `sync`, answered when it is on the master's disk.
+ */
+export const commit = mutation({
+  code: 42,
+  name: "file.commit",
+  request: {
+    ino: InoShape,
+    size: Count,
+    mtime: Ns,
+    written: List(Count, 4096),
+    sync: Type.Boolean(),
+  },
+  reply: { attr: AttrShape },
+});
+
+/** fsyncdir, syncfs: everything acknowledged so far is on the master's disk. */
+export const sync = method({ code: 43, name: "file.sync", request: {}, reply: {} });
+
+/**
+ * Makes the regular file `ino` have the contents that `source` has (in epoch `at`), by sharing its
+ * chunks: nothing is copied until one of them is written. Restores from snapshots.
+ */
+export const share = mutation({
+  code: 44,
+  name: "file.share",
+  request: { source: InoShape, at, ino: InoShape },
+  reply: { attr: AttrShape },
+});
+
+/** master → mount: another mount changed these; what is cached of them is out of date. */
+export const invalidate = method({
+  code: 45,
+  name: "cache.invalidate",
+  request: {
+    inos: List(InoShape, 65_536),
+    entries: List(Type.Object({ parent: InoShape, name: Name }), 65_536),
+  },
+  reply: {},
+});
