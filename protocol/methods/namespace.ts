@@ -236,13 +236,13 @@ export const commit = mutation({
 export const sync = method({ code: 43, name: "file.sync", request: {}, reply: {} });
 
 /**
- * Makes the regular file `ino` have the contents that `source` has (in epoch `at`), by sharing its
- * chunks: nothing is copied until one of them is written. Restores from snapshots.
+ * Makes the regular file `ino` have the contents that `source` had in epoch `at`, a snapshot's, by
+ * sharing its chunks: nothing is copied until one of them is written. Restores from snapshots.
  */
 export const share = mutation({
   code: 44,
   name: "file.share",
-  request: { source: InoShape, at, ino: InoShape },
+  request: { source: InoShape, at: EpochShape, ino: InoShape },
   reply: { attr: AttrShape },
 });
 

@@ -1,0 +1,143 @@
+import type { Clock } from "../../common/clock.ts";
+import { decodeCbor, encodeCbor } from "../../protocol/codec.ts";
+import type { Connection } from "../../protocol/connection.ts";
+import { type ChunkHandle, type ServerId, serverId } from "../../protocol/id.ts";
+import { deadMs, serverLeaseMs, suspectMs } from "../../protocol/limits.ts";
+import type { Replica } from "../../protocol/shapes.ts";
+import type { Candidate } from "../chunks/placement.ts";
+import { prefixEnd, type StoreReader } from "../store/store.ts";
+import type { Txn } from "../namespace/txn.ts";
+
+export type ServerState = "up" | "suspect" | "dead";
+
+export interface Usage {
+  usedBytes: number;
+  freeBytes: number;
+  chunks: number;
+  corruptBlocks: number;
+  diskTrouble?: string;
+}
+
+/** A chunk server as the master knows it. */
+export interface ChunkServer {
+  readonly id: ServerId;
+  address: string;
+  rack: string;
+  usage: Usage;
+  connection: Connection | undefined;
+  /** When it was last heard, on the monotonic clock. */
+  lastSeenMs: number;
+  /** True once its inventory is complete: what it did not list, it does not have. */
+  inventoried: boolean;
+  /** Chunks it has to delete, told with the next heartbeat. */
+  readonly removals: Set<ChunkHandle>;
+  /** Chunks placed on it since its last heartbeat. */
+  recent: number;
+}
+
+const metaPrefix = "server:";
+const noUsage: Usage = { usedBytes: 0, freeBytes: 0, chunks: 0, corruptBlocks: 0 };
+
+/** The chunk servers: who is there, who is not, and what they said of themselves. */
+export class Fleet {
+  readonly #servers = new Map<ServerId, ChunkServer>();
+  readonly #clock: Clock;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  /** Servers known from before a restart count as just seen: they get time to come back. */
+  load(store: StoreReader): void {
+    const from = Buffer.from(metaPrefix);
+    for (const { key, value } of store.range("meta", { from, to: prefixEnd(from) })) {
+      const id = serverId(Number(key.toString().slice(metaPrefix.length)));
+      const stored = decodeCbor(value).value as { address: string; rack: string };
+      this.#servers.set(id, this.#blank(id, stored.address, stored.rack));
+    }
+  }
+
+  /** Remembers a server across restarts of the master. */
+  store(txn: Txn, id: ServerId, address: string, rack: string): void {
+    txn.put("meta", Buffer.from(`${metaPrefix}${id}`), encodeCbor({ address, rack }));
+  }
+
+  all(): ChunkServer[] {
+    return [...this.#servers.values()];
+  }
+
+  get(id: ServerId): ChunkServer | undefined {
+    return this.#servers.get(id);
+  }
+
+  /** The server with this id, made if it is new. */
+  join(id: ServerId, address: string, rack: string): ChunkServer {
+    const server = this.#servers.get(id) ?? this.#blank(id, address, rack);
+    this.#servers.set(id, server);
+    server.address = address;
+    server.rack = rack;
+    return server;
+  }
+
+  stateOf(server: ChunkServer): ServerState {
+    const silentMs = this.#clock.nowMs() - server.lastSeenMs;
+    if (server.connection && silentMs < suspectMs) return "up";
+    return silentMs < deadMs ? "suspect" : "dead";
+  }
+
+  isUp(id: ServerId): boolean {
+    const server = this.#servers.get(id);
+    return server !== undefined && this.stateOf(server) === "up";
+  }
+
+  up(): ChunkServer[] {
+    return this.all().filter((server) => this.stateOf(server) === "up");
+  }
+
+  /** True when the server cannot be taking writes from clients any more. */
+  leaseRunOut(server: ChunkServer): boolean {
+    return this.#clock.nowMs() - server.lastSeenMs > serverLeaseMs;
+  }
+
+  /** True while servers that were here before are still expected back. */
+  expectsMore(): boolean {
+    return this.all().some((server) => !server.inventoried && this.stateOf(server) !== "dead");
+  }
+
+  replica(id: ServerId): Replica | undefined {
+    const server = this.#servers.get(id);
+    return server && { server: id, address: server.address, rack: server.rack };
+  }
+
+  /** Servers that can be given a new chunk of `bytes`. */
+  candidates(bytes: number): Candidate[] {
+    return this.up()
+      .filter((server) => !server.usage.diskTrouble && server.usage.freeBytes > bytes)
+      .map((server) => this.candidate(server));
+  }
+
+  candidate(server: ChunkServer): Candidate {
+    const total = server.usage.usedBytes + server.usage.freeBytes;
+    return {
+      id: server.id,
+      host: server.address.slice(0, server.address.lastIndexOf(":")),
+      rack: server.rack,
+      used: total === 0 ? 0 : server.usage.usedBytes / total,
+      recent: server.recent,
+    };
+  }
+
+  #blank(id: ServerId, address: string, rack: string): ChunkServer {
+    return {
+      id,
+      address,
+      rack,
+      usage: noUsage,
+      connection: undefined,
+      lastSeenMs: this.#clock.nowMs(),
+      inventoried: false,
+      removals: new Set(),
+      recent: 0,
+    };
+  }
+}

@@ -1,0 +1,204 @@
+import type { Log } from "../../common/log.ts";
+import { type ChunkHandle, type ServerId, serverId } from "../../protocol/id.ts";
+import { chunksPerPageMax, heartbeatMs, serverLeaseMs } from "../../protocol/limits.ts";
+import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
+import type { Connection } from "../../protocol/connection.ts";
+import type { heartbeat, inventory, register, replicaBad } from "../../protocol/methods/fleet.ts";
+import { StatusError } from "../../protocol/status.ts";
+import type { Clock } from "../../common/clock.ts";
+import type { Chunks } from "../chunks/chunks.ts";
+import type { Committer } from "../namespace/committer.ts";
+import type { ChunkServer, Fleet, Usage } from "./fleet.ts";
+
+/** What a chunk server held before it registered again and has not mentioned yet. */
+interface Reporting {
+  server: ChunkServer;
+  unmentioned: Set<ChunkHandle>;
+}
+
+/** The chunk servers' side of the master: registering, inventories, heartbeats, bad replicas. */
+export class FleetService {
+  readonly #committer: Committer;
+  readonly #fleet: Fleet;
+  readonly #chunks: Chunks;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #reporting = new Map<Connection, Reporting>();
+  /** Chunks that were being written when a server stopped: its replicas may differ. */
+  readonly unsettled = new Set<ChunkHandle>();
+  /** Called when repair has something to look at. */
+  onChange: () => void = () => undefined;
+
+  constructor(options: {
+    committer: Committer;
+    fleet: Fleet;
+    chunks: Chunks;
+    clock: Clock;
+    log: Log;
+  }) {
+    this.#committer = options.committer;
+    this.#fleet = options.fleet;
+    this.#chunks = options.chunks;
+    this.#clock = options.clock;
+    this.#log = options.log;
+  }
+
+  async register(
+    params: RequestOf<typeof register>,
+    connection: Connection,
+  ): Promise<ReplyOf<typeof register>> {
+    const id = params.server ?? serverId(this.#committer.ids.next("server"));
+    if (id >= this.#committer.ids.limit("server")) {
+      throw new StatusError("wrong-cluster", `this master never gave out server id ${id}`);
+    }
+    await this.#committer.run((txn) => this.#fleet.store(txn, id, params.address, params.rack));
+    const server = this.#fleet.join(id, params.address, params.rack);
+    if (server.connection !== connection) server.connection?.close("the server registered again");
+    server.connection = connection;
+    server.lastSeenMs = this.#clock.nowMs();
+    server.inventoried = false;
+    server.usage = usageOf(params);
+    this.#reporting.set(connection, { server, unmentioned: this.#heldBy(id) });
+    connection.onClose(() => {
+      this.#reporting.delete(connection);
+      if (server.connection === connection) server.connection = undefined;
+      this.#log.warn("server.disconnected", { server: id, address: server.address });
+      this.onChange();
+    });
+    this.#log.event("server.registered", { server: id, address: params.address });
+    return {
+      server: id,
+      epoch: this.#committer.epoch,
+      heartbeatMs,
+      leaseMs: serverLeaseMs,
+    };
+  }
+
+  #heldBy(id: ServerId): Set<ChunkHandle> {
+    const held = new Set<ChunkHandle>();
+    if (this.#chunks.locations.countOf(id) === 0) return held;
+    for (const handle of this.#chunks.locations.handles()) {
+      if (this.#chunks.locations.of(handle).includes(id)) held.add(handle);
+    }
+    return held;
+  }
+
+  async inventory(
+    params: RequestOf<typeof inventory>,
+    connection: Connection,
+  ): Promise<ReplyOf<typeof inventory>> {
+    const reporting = this.#reporting.get(connection);
+    if (!reporting) throw new StatusError("protocol", "register first");
+    const { server, unmentioned } = reporting;
+    server.lastSeenMs = this.#clock.nowMs();
+    const remove: ChunkHandle[] = [];
+    for (const report of params.chunks) {
+      unmentioned.delete(report.handle);
+      if (await this.#isUnwanted(server.id, report)) remove.push(report.handle);
+    }
+    if (params.last) this.#complete(server, unmentioned);
+    return { remove };
+  }
+
+  /** Takes one reported replica in. Returns true if the server shall delete it. */
+  async #isUnwanted(
+    server: ServerId,
+    report: { handle: ChunkHandle; version: number; dirty: boolean },
+  ): Promise<boolean> {
+    const { handle } = report;
+    if (!this.#chunks.isKnown(handle)) {
+      // A handle that this master never gave out is not its to delete: its metadata may be too old.
+      const ours = handle < this.#committer.ids.limit("handle");
+      if (!ours) this.#log.error("inventory.unknown-handle", { server, handle });
+      return ours;
+    }
+    const chunk = this.#chunks.findChunk(handle);
+    if (!chunk) return false; // It is being copied and will be on record in a moment.
+    if (report.version > chunk.version) await this.#adopt(server, report);
+    else if (report.version === chunk.version) this.#chunks.locations.add(handle, server);
+    else return this.#isStale(server, handle);
+    if (report.dirty && chunk.planned.length === 0) this.unsettled.add(handle);
+    return false;
+  }
+
+  /** The master stopped after it had told servers a new version and before it had recorded it. */
+  async #adopt(server: ServerId, report: { handle: ChunkHandle; version: number }): Promise<void> {
+    this.#log.warn("inventory.adopted-version", { server, ...report });
+    await this.#committer.run((txn) => {
+      const chunk = txn.findChunk(report.handle);
+      if (!chunk || chunk.version >= report.version) return;
+      txn.putChunk(report.handle, { ...chunk, version: report.version as typeof chunk.version });
+      txn.afterCommit(() => this.#chunks.locations.set(report.handle, [server]));
+    });
+  }
+
+  /** An out-of-date replica goes, unless it may be the last there is. */
+  #isStale(server: ServerId, handle: ChunkHandle): boolean {
+    this.#chunks.locations.remove(handle, server);
+    const current = this.#chunks.locations.of(handle).some((id) => this.#fleet.isUp(id));
+    this.#log.warn("inventory.stale", { server, handle, removed: current });
+    return current;
+  }
+
+  #complete(server: ChunkServer, unmentioned: ReadonlySet<ChunkHandle>): void {
+    for (const handle of unmentioned) {
+      // One that nothing was ever written to is not on the server, but is still meant to be.
+      const planned = this.#chunks.findChunk(handle)?.planned ?? [];
+      if (!planned.includes(server.id)) this.#chunks.locations.remove(handle, server.id);
+    }
+    server.inventoried = true;
+    const chunks = this.#chunks.locations.countOf(server.id);
+    this.#log.event("server.inventoried", { server: server.id, chunks });
+    this.onChange();
+  }
+
+  heartbeat(
+    params: RequestOf<typeof heartbeat>,
+    connection: Connection,
+  ): ReplyOf<typeof heartbeat> {
+    const server = this.#serverOf(connection);
+    server.lastSeenMs = this.#clock.nowMs();
+    server.usage = usageOf(params);
+    server.recent = 0;
+    for (const handle of params.removed) server.removals.delete(handle);
+    const remove = [...server.removals].slice(0, chunksPerPageMax);
+    return { remove, epoch: this.#committer.epoch };
+  }
+
+  /** A replica turned out to be bad: it leaves the set, if there is a better one. */
+  async replicaBad(
+    server: ServerId,
+    params: RequestOf<typeof replicaBad>,
+  ): Promise<ReplyOf<typeof replicaBad>> {
+    this.#log.error("replica.bad", { server, ...params });
+    const others = this.#chunks.locations
+      .of(params.handle)
+      .filter((id) => id !== server && this.#fleet.isUp(id));
+    if (others.length > 0) {
+      await this.#chunks.replicasFailed(params.handle, params.version, [server]);
+    }
+    this.onChange();
+    return {};
+  }
+
+  serverIdOf(connection: Connection): ServerId {
+    return this.#serverOf(connection).id;
+  }
+
+  #serverOf(connection: Connection): ChunkServer {
+    const server = this.#reporting.get(connection)?.server;
+    if (!server) throw new StatusError("protocol", "register first");
+    return server;
+  }
+}
+
+function usageOf(params: Usage): Usage {
+  const { usedBytes, freeBytes, chunks, corruptBlocks, diskTrouble } = params;
+  return {
+    usedBytes,
+    freeBytes,
+    chunks,
+    corruptBlocks,
+    ...(diskTrouble === undefined ? {} : { diskTrouble }),
+  };
+}

@@ -1,0 +1,120 @@
+#!/usr/bin/env node
+import { accessSync, constants, existsSync, mkdirSync, readdirSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import yargs from "yargs";
+import { hideBin } from "yargs/helpers";
+import { type Address, formatAddress, masterAddressDefault } from "../common/address.ts";
+import { createLog } from "../common/log.ts";
+import { systemClock } from "../common/os/clock.ts";
+import { lockDirectory } from "../common/os/lock.ts";
+import { releaseVersion } from "../common/os/version.ts";
+import { addressFrom, runMain, terminationSignal, UserError } from "../common/program.ts";
+import { StatusError } from "../protocol/status.ts";
+import { listen } from "../protocol/websocket.ts";
+import { Master } from "./master.ts";
+import { openLmdbStore } from "./store/lmdb.ts";
+import type { Store } from "./store/store.ts";
+
+const chunkMiBDefault = 64;
+const chunkMiBMax = 1024;
+
+interface Arguments {
+  address: Address;
+  data: string;
+  chunkBytes: number;
+}
+
+function parseArguments(): Arguments {
+  const parsed = yargs(hideBin(process.argv))
+    .scriptName("gfs-master")
+    .usage("$0 [IP:PORT] --data DIR\n\nKeeps the metadata of a gfs cluster.")
+    .option("data", {
+      type: "string",
+      default: join(homedir(), ".local/share/gfs/master"),
+      describe: "directory for the metadata, made if missing",
+    })
+    .option("chunk-size", {
+      type: "number",
+      default: chunkMiBDefault,
+      describe: "MiB per chunk; fixed when the filesystem is made",
+    })
+    .version(releaseVersion())
+    .strict()
+    .demandCommand(0, 1)
+    .fail((message, error) => {
+      throw error ?? new UserError(`${message} (see gfs-master --help)`);
+    })
+    .parseSync();
+  const text = parsed._[0] === undefined ? undefined : String(parsed._[0]);
+  const fallback = process.env["GFS_MASTER"] ?? masterAddressDefault;
+  const address = text
+    ? addressFrom(text, "the address to listen on")
+    : addressFrom(fallback, "GFS_MASTER");
+  const mib = parsed["chunk-size"];
+  if (!Number.isInteger(mib) || mib < 1 || mib > chunkMiBMax || (mib & (mib - 1)) !== 0) {
+    throw new UserError(`--chunk-size: a power of two from 1 to ${chunkMiBMax} MiB, not ${mib}`);
+  }
+  return { address, data: parsed.data, chunkBytes: mib * 1024 * 1024 };
+}
+
+/** Refuses a directory that something else lives in, before anything is written to it. */
+async function openData(data: string): Promise<Store> {
+  try {
+    mkdirSync(data, { recursive: true });
+    accessSync(data, constants.R_OK | constants.W_OK | constants.X_OK);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new UserError(`--data ${data}: cannot be used: ${reason}`);
+  }
+  const isOurs = existsSync(join(data, "data.mdb"));
+  if (!isOurs && readdirSync(data).some((name) => name !== "lost+found")) {
+    throw new UserError(
+      `--data ${data}: not empty, and not a gfs-master's: choose another directory`,
+    );
+  }
+  if ((await lockDirectory(data)) === "in use") {
+    throw new UserError(`--data ${data}: another gfs-master is running on it`);
+  }
+  try {
+    return openLmdbStore(data);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new UserError(`--data ${data}: the metadata cannot be opened: ${reason}`);
+  }
+}
+
+await runMain("gfs-master", async () => {
+  const { address, data, chunkBytes } = parseArguments();
+  const log = createLog("gfs-master", process.env["GFS_LOG"] ?? "info");
+  const store = await openData(data);
+  const master = new Master({
+    store,
+    clock: systemClock,
+    log,
+    random: Math.random,
+    version: releaseVersion(),
+    chunkBytes,
+    owner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 },
+  });
+  master.address = formatAddress(address);
+  await master.start();
+  const listener = await listen({
+    address,
+    clock: systemClock,
+    onTransport: (transport, peer) => master.accept(transport, peer),
+    onHttp: (request, response) => {
+      if (request.url === "/healthz") response.writeHead(200).end("ok\n");
+      else response.writeHead(426).end("gfs-master speaks WebSocket here\n");
+    },
+  }).catch((error: unknown) => {
+    throw error instanceof StatusError ? new UserError(error.message) : error;
+  });
+  master.address = formatAddress(listener.address);
+  log.event("master.ready", { address: master.address, cluster: master.cluster, data });
+  const signal = await terminationSignal();
+  log.event("master.stopping", { signal });
+  await listener.close();
+  await master.stop();
+  process.exit(0);
+});

@@ -1,0 +1,159 @@
+import type { Clock } from "../common/clock.ts";
+import type { Log } from "../common/log.ts";
+import { sleep } from "../common/clock.ts";
+import { Tasks } from "../common/tasks.ts";
+import type { Transport } from "../protocol/connection.ts";
+import { accept } from "../protocol/dial.ts";
+import { sessionLeaseMs } from "../protocol/limits.ts";
+import { reclaimTrash } from "./background/reclaim.ts";
+import { Repair } from "./background/repair.ts";
+import { sweepHistory } from "./background/sweep.ts";
+import { Chunks } from "./chunks/chunks.ts";
+import { Fleet } from "./fleet/fleet.ts";
+import { FleetService } from "./fleet/inventory.ts";
+import { openFormat } from "./format.ts";
+import { Committer } from "./namespace/committer.ts";
+import { NamespaceReader } from "./namespace/ops/read.ts";
+import { FileService } from "./service/files.ts";
+import { handlersFor } from "./service/handlers.ts";
+import { Sessions } from "./service/sessions.ts";
+import { SnapshotService } from "./service/snapshots.ts";
+import { replicasDefault, StatusService } from "./service/status.ts";
+import type { Store } from "./store/store.ts";
+
+/** How often the background looks for work, when nothing tells it. */
+const reclaimMs = 300;
+const repairMs = 1_000;
+const repairAllMs = 60_000;
+const expireMs = 2_000;
+
+/** The master: its parts, put together. Everything from outside comes in through the constructor. */
+export class Master {
+  readonly cluster: string;
+  readonly chunkBytes: number;
+  readonly committer: Committer;
+  readonly reader: NamespaceReader;
+  readonly fleet: Fleet;
+  readonly chunks: Chunks;
+  readonly sessions: Sessions;
+  readonly files: FileService;
+  readonly snapshots: SnapshotService;
+  readonly fleetService: FleetService;
+  readonly repair: Repair;
+  readonly status: StatusService;
+  /** HOST:PORT where it listens, once it does. */
+  address = "";
+  readonly #store: Store;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #tasks: Tasks;
+  #sweepWanted = true;
+
+  constructor(options: {
+    store: Store;
+    clock: Clock;
+    log: Log;
+    random: () => number;
+    version: string;
+    chunkBytes: number;
+    owner: { uid: number; gid: number };
+  }) {
+    const { store, clock, log } = options;
+    this.#store = store;
+    this.#clock = clock;
+    this.#log = log;
+    this.#tasks = new Tasks({ clock, log });
+    const format = openFormat(store, {
+      chunkBytes: options.chunkBytes,
+      replicas: replicasDefault,
+      nowNs: clock.wallNs(),
+      ...options.owner,
+    });
+    const { cluster, chunkBytes } = format;
+    this.cluster = cluster;
+    this.chunkBytes = chunkBytes;
+    const committer = (this.committer = new Committer(store, clock));
+    const reader = (this.reader = new NamespaceReader(store, chunkBytes));
+    const fleet = (this.fleet = new Fleet(clock));
+    const sessions = (this.sessions = new Sessions({ committer, clock, log }));
+    const chunks = (this.chunks = new Chunks({ ...options, committer, fleet, chunkBytes }));
+    this.files = new FileService({ committer, chunks, sessions, reader, chunkBytes, log });
+    this.snapshots = new SnapshotService({
+      committer,
+      chunks,
+      fleet,
+      sessions,
+      reader,
+      clock,
+      log,
+    });
+    this.fleetService = new FleetService({ committer, fleet, chunks, clock, log });
+    const repair = (this.repair = new Repair({ store, chunks, fleet, log }));
+    const address = (): string => this.address;
+    const { version } = options;
+    const parts = { cluster, version, address, committer, fleet, repair, sessions, reader, clock };
+    this.status = new StatusService(parts);
+    this.#connectParts();
+  }
+
+  #connectParts(): void {
+    this.committer.onGarbage = (garbage) => {
+      for (const { handle, planned } of garbage) this.chunks.discard(handle, planned);
+    };
+    this.committer.onCommit = (touched, origin) => this.sessions.invalidateOthers(touched, origin);
+    this.fleetService.onChange = () => {
+      this.repair.needed = true;
+    };
+  }
+
+  /** Loads what is remembered of servers and mounts, and starts the background work. */
+  async start(): Promise<void> {
+    this.fleet.load(this.#store);
+    this.sessions.load();
+    // A snapshot that was under way when the master stopped may have fenced servers at the next epoch.
+    await this.committer.run((txn) => this.committer.raiseEpoch(txn));
+    const { signal } = this.#tasks;
+    this.#tasks.every("reclaim", reclaimMs, async () => {
+      while (!signal.aborted && (await reclaimTrash(this.committer))) continue;
+    });
+    this.#tasks.every("sweep", reclaimMs, async () => {
+      if (!this.#sweepWanted) return;
+      this.#sweepWanted = false;
+      await sweepHistory(this.committer, signal);
+    });
+    this.#tasks.every("repair", repairMs, () =>
+      this.repair.run(this.fleetService.unsettled, signal),
+    );
+    this.#tasks.every("repair-all", repairAllMs, () => {
+      this.repair.needed = true;
+      return Promise.resolve();
+    });
+    this.#tasks.every("expire", expireMs, () => this.sessions.expire());
+    this.#tasks.run("orphans", async () => {
+      await sleep(this.#clock, sessionLeaseMs, signal);
+      if (!signal.aborted) await this.sessions.discardForgottenOrphans();
+    });
+  }
+
+  /** Answers a peer that has connected. */
+  accept(transport: Transport, peer: string): void {
+    accept(transport, {
+      peer,
+      cluster: () => this.cluster,
+      handlersFor: (role) => handlersFor(this, role),
+      onReady: (connection) => this.#log.event("peer.connected", { peer: connection.peerName }),
+      clock: this.#clock,
+      log: this.#log,
+    });
+  }
+
+  /** A snapshot has gone: what only it showed can be swept. */
+  sweepSoon(): void {
+    this.#sweepWanted = true;
+  }
+
+  async stop(): Promise<void> {
+    await this.#tasks.stop();
+    await this.#store.close();
+  }
+}

@@ -1,0 +1,194 @@
+import { nameBytesMax } from "../../../protocol/limits.ts";
+import type { Ino } from "../../../protocol/id.ts";
+import { StatusError } from "../../../protocol/status.ts";
+import type { Attr } from "../../../protocol/shapes.ts";
+import type { Inode } from "../../store/tables.ts";
+import type { Txn } from "../txn.ts";
+
+/** What the namespace operations share. */
+
+/** The type bits of `mode` and their values (inode(7)). */
+export const typeMask = 0o170000;
+export const type = {
+  fifo: 0o010000,
+  characterDevice: 0o020000,
+  directory: 0o040000,
+  blockDevice: 0o060000,
+  regular: 0o100000,
+  symlink: 0o120000,
+  socket: 0o140000,
+} as const;
+
+export const setgidBit = 0o2000;
+/** What chmod can change. */
+export const permissionMask = 0o7777;
+
+/** A directory's size, as on ext4: one block, whatever is in it. */
+const directoryBytes = 4096;
+
+/** Reserved in every directory: the snapshots in which it is. */
+export const snapshotsName = Buffer.from(".snapshots");
+
+export function isDirectory(inode: { mode: number }): boolean {
+  return (inode.mode & typeMask) === type.directory;
+}
+
+export function isRegular(inode: { mode: number }): boolean {
+  return (inode.mode & typeMask) === type.regular;
+}
+
+export function attrOf(ino: Ino, inode: Inode, chunkBytes: number): Attr {
+  const allocated = isRegular(inode) ? Math.min(inode.size, inode.chunks * chunkBytes) : inode.size;
+  return {
+    ino,
+    mode: inode.mode,
+    nlink: inode.nlink,
+    uid: inode.uid,
+    gid: inode.gid,
+    rdev: inode.rdev,
+    size: inode.size,
+    blocks: Math.ceil(allocated / 512),
+    atime: inode.atime,
+    mtime: inode.mtime,
+    ctime: inode.ctime,
+  };
+}
+
+/** Refuses what no entry may be called. */
+export function checkName(name: Buffer): void {
+  if (name.length > nameBytesMax) throw new StatusError("name-too-long", "the name is too long");
+  if (name.length === 0 || name.includes(0) || name.includes(0x2f)) {
+    throw new StatusError("invalid", "a name cannot be empty or have a slash or a NUL in it");
+  }
+  const text = name.toString("latin1");
+  if (text === "." || text === "..") throw new StatusError("exists", "the name is reserved");
+}
+
+/** Refuses what no new entry may be called. */
+export function checkNewName(name: Buffer): void {
+  checkName(name);
+  if (name.equals(snapshotsName)) {
+    throw new StatusError("exists", ".snapshots is reserved in every directory");
+  }
+}
+
+/** The directory `ino`, in which entries are changed. */
+export function directory(txn: Txn, ino: Ino): Inode {
+  const inode = txn.inode(ino);
+  if (!isDirectory(inode)) throw new StatusError("not-directory", "the parent is not a directory");
+  if (inode.nlink === 0) throw new StatusError("not-found", "the directory has been removed");
+  return inode;
+}
+
+/** A directory whose entries changed: its times move on, and its count of subdirectories. */
+export function touchDirectory(txn: Txn, ino: Ino, inode: Inode, nlinkChange = 0): void {
+  const nlink = inode.nlink + nlinkChange;
+  txn.putInode(ino, { ...inode, nlink, mtime: txn.nowNs, ctime: txn.nowNs });
+}
+
+export interface NewInode {
+  mode: number;
+  uid: number;
+  gid: number;
+  rdev?: number;
+  target?: Buffer;
+}
+
+/**
+ * Makes an inode and its entry. A directory with the setgid bit passes its group on, and to
+ * directories the bit as well (inode(7)).
+ */
+export function addInode(
+  txn: Txn,
+  parent: { ino: Ino; inode: Inode },
+  name: Buffer,
+  wanted: NewInode,
+): { ino: Ino; inode: Inode } {
+  checkNewName(name);
+  if (txn.findEntry(parent.ino, name)) throw new StatusError("exists", "the name exists");
+  const isDir = isDirectory(wanted);
+  const inherits = (parent.inode.mode & setgidBit) !== 0;
+  const target = wanted.target ?? Buffer.alloc(0);
+  const inode: Inode = {
+    since: txn.epoch,
+    mode: inherits && isDir ? wanted.mode | setgidBit : wanted.mode,
+    uid: wanted.uid,
+    gid: inherits ? parent.inode.gid : wanted.gid,
+    nlink: isDir ? 2 : 1,
+    rdev: wanted.rdev ?? 0,
+    size: isDir ? directoryBytes : target.length,
+    chunks: 0,
+    atime: txn.nowNs,
+    mtime: txn.nowNs,
+    ctime: txn.nowNs,
+    parent: parent.ino,
+    replicas: parent.inode.replicas,
+    target,
+  };
+  const ino = txn.newIno();
+  txn.putInode(ino, inode);
+  txn.putEntry(parent.ino, name, { ino, type: wanted.mode & typeMask });
+  touchDirectory(txn, parent.ino, parent.inode, isDir ? 1 : 0);
+  return { ino, inode };
+}
+
+/**
+ * Takes one entry's link from an inode that is not a directory. The last one makes it an orphan, if it
+ * is open somewhere, or trash.
+ */
+export function dropLink(txn: Txn, options: { ino: Ino; parent: Ino; isOpen: boolean }): void {
+  const { ino, parent } = options;
+  const inode = txn.inode(ino);
+  const nlink = inode.nlink - 1;
+  if (nlink === 0) {
+    txn.putInode(ino, { ...inode, nlink, parent: 0 as Ino, ctime: txn.nowNs });
+    discard(txn, ino, options.isOpen);
+    return;
+  }
+  const remaining = { ...inode, nlink, ctime: txn.nowNs };
+  const extra = txn.findLink(ino, parent);
+  if (extra) txn.putLink(ino, parent, extra.count - 1);
+  else remaining.parent = promoteParent(txn, ino);
+  txn.putInode(ino, remaining);
+}
+
+/** The inode record names one parent: when that one goes, another takes its place. */
+function promoteParent(txn: Txn, ino: Ino): Ino {
+  for (const { key } of txn.rows("link", ino)) {
+    const parent = (key.readUInt32BE(8) * 2 ** 32 + key.readUInt32BE(12)) as Ino;
+    const link = txn.findLink(ino, parent);
+    if (!link) continue;
+    txn.putLink(ino, parent, link.count - 1);
+    return parent;
+  }
+  throw new StatusError("io-error", `inode ${ino} has links that are not recorded`);
+}
+
+/** Adds one entry's link to an inode that is not a directory. */
+export function addLink(txn: Txn, ino: Ino, inode: Inode, parent: Ino): Inode {
+  const extra = txn.findLink(ino, parent);
+  const linked = { ...inode, nlink: inode.nlink + 1, ctime: txn.nowNs };
+  if (inode.nlink === 0) linked.parent = parent;
+  else txn.putLink(ino, parent, (extra?.count ?? 0) + 1);
+  txn.putInode(ino, linked);
+  return linked;
+}
+
+/** An inode without entries: kept while it is open, then reclaimed in the background. */
+export function discard(txn: Txn, ino: Ino, isOpen: boolean): void {
+  if (isOpen) txn.put("orphan", orphanKey(ino), Buffer.alloc(0));
+  else txn.put("trash", trashKey(txn.nowNs, ino), Buffer.alloc(0));
+}
+
+export function orphanKey(ino: Ino): Buffer {
+  const key = Buffer.alloc(8);
+  key.writeBigUInt64BE(BigInt(ino));
+  return key;
+}
+
+export function trashKey(nowNs: bigint, ino: Ino): Buffer {
+  const key = Buffer.alloc(16);
+  key.writeBigUInt64BE(nowNs / 1_000_000n);
+  key.writeBigUInt64BE(BigInt(ino), 8);
+  return key;
+}

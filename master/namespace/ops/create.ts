@@ -1,0 +1,84 @@
+import type { Ino } from "../../../protocol/id.ts";
+import { symlinkBytesMax } from "../../../protocol/limits.ts";
+import { StatusError } from "../../../protocol/status.ts";
+import type { Inode } from "../../store/tables.ts";
+import type { Txn } from "../txn.ts";
+import {
+  addInode,
+  checkNewName,
+  directory,
+  isDirectory,
+  isRegular,
+  permissionMask,
+  type,
+  typeMask,
+} from "./common.ts";
+
+interface Owner {
+  uid: number;
+  gid: number;
+}
+
+/** open(2) with O_CREAT: makes a regular file or finds the one there is. */
+export function createFile(
+  txn: Txn,
+  wanted: Owner & { parent: Ino; name: Buffer; mode: number; exclusive: boolean },
+): { ino: Ino; inode: Inode; created: boolean } {
+  const parent = directory(txn, wanted.parent);
+  checkNewName(wanted.name);
+  const existing = txn.findEntry(wanted.parent, wanted.name);
+  if (existing) {
+    if (wanted.exclusive) throw new StatusError("exists", "the name exists");
+    const inode = txn.inode(existing.ino);
+    if (isDirectory(inode)) throw new StatusError("is-directory", "the name is a directory");
+    if (!isRegular(inode)) throw new StatusError("exists", "the name is not a regular file");
+    return { ino: existing.ino, inode, created: false };
+  }
+  const mode = type.regular | (wanted.mode & permissionMask);
+  const made = addInode(txn, { ino: wanted.parent, inode: parent }, wanted.name, {
+    ...wanted,
+    mode,
+  });
+  return { ...made, created: true };
+}
+
+/** mkdir(2). */
+export function makeDirectory(
+  txn: Txn,
+  wanted: Owner & { parent: Ino; name: Buffer; mode: number },
+): { ino: Ino; inode: Inode } {
+  const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
+  const mode = type.directory | (wanted.mode & permissionMask);
+  return addInode(txn, parent, wanted.name, { ...wanted, mode });
+}
+
+/** mknod(2): everything but directories and symlinks. */
+export function makeNode(
+  txn: Txn,
+  wanted: Owner & { parent: Ino; name: Buffer; mode: number; rdev: number },
+): { ino: Ino; inode: Inode } {
+  const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
+  const kind = wanted.mode & typeMask || type.regular;
+  if (kind === type.directory || kind === type.symlink) {
+    throw new StatusError("invalid", "mknod does not make directories or symlinks");
+  }
+  const isDevice = kind === type.characterDevice || kind === type.blockDevice;
+  return addInode(txn, parent, wanted.name, {
+    ...wanted,
+    mode: kind | (wanted.mode & permissionMask),
+    rdev: isDevice ? wanted.rdev : 0,
+  });
+}
+
+/** symlink(2). */
+export function makeSymlink(
+  txn: Txn,
+  wanted: Owner & { parent: Ino; name: Buffer; target: Buffer },
+): { ino: Ino; inode: Inode } {
+  const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
+  if (wanted.target.length === 0) throw new StatusError("not-found", "the target is empty");
+  if (wanted.target.length > symlinkBytesMax) {
+    throw new StatusError("name-too-long", "the target is too long");
+  }
+  return addInode(txn, parent, wanted.name, { ...wanted, mode: type.symlink | 0o777 });
+}

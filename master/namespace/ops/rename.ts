@@ -1,0 +1,121 @@
+import { type Ino, rootIno } from "../../../protocol/id.ts";
+import { StatusError } from "../../../protocol/status.ts";
+import type { Inode } from "../../store/tables.ts";
+import type { Txn } from "../txn.ts";
+import {
+  checkName,
+  checkNewName,
+  directory,
+  discard,
+  dropLink,
+  isDirectory,
+  touchDirectory,
+} from "./common.ts";
+import { checkRemovable } from "./link.ts";
+
+export interface Rename {
+  parent: Ino;
+  name: Buffer;
+  newParent: Ino;
+  newName: Buffer;
+  noReplace: boolean;
+  exchange: boolean;
+  isOpen: (ino: Ino) => boolean;
+}
+
+/** renameat2(2), with RENAME_NOREPLACE and RENAME_EXCHANGE. One batch. */
+export function rename(txn: Txn, wanted: Rename): { moved: Ino; replaced?: Ino } {
+  directory(txn, wanted.parent);
+  directory(txn, wanted.newParent);
+  checkName(wanted.name);
+  checkNewName(wanted.newName);
+  if (wanted.noReplace && wanted.exchange)
+    throw new StatusError("invalid", "flags exclude each other");
+  const source = txn.entry(wanted.parent, wanted.name);
+  const target = txn.findEntry(wanted.newParent, wanted.newName);
+  if (wanted.exchange && !target)
+    throw new StatusError("not-found", "there is nothing to exchange");
+  if (target && wanted.noReplace) throw new StatusError("exists", "the new name exists");
+  checkNotInside(txn, source.ino, wanted.newParent);
+  if (wanted.exchange && target) {
+    checkNotInside(txn, target.ino, wanted.parent);
+    return exchange(txn, wanted, source, target);
+  }
+  // Two names of one inode: rename(2) says to do nothing.
+  if (target?.ino === source.ino) return { moved: source.ino };
+  if (target) replace(txn, wanted, source.ino, target.ino);
+  txn.removeEntry(wanted.parent, wanted.name);
+  txn.putEntry(wanted.newParent, wanted.newName, { ino: source.ino, type: source.type });
+  moveParent(txn, source.ino, wanted.parent, wanted.newParent);
+  touchBoth(txn, wanted);
+  return target ? { moved: source.ino, replaced: target.ino } : { moved: source.ino };
+}
+
+function exchange(
+  txn: Txn,
+  wanted: Rename,
+  source: { ino: Ino; type: number },
+  target: { ino: Ino; type: number },
+): { moved: Ino; replaced?: Ino } {
+  txn.putEntry(wanted.newParent, wanted.newName, { ino: source.ino, type: source.type });
+  txn.putEntry(wanted.parent, wanted.name, { ino: target.ino, type: target.type });
+  moveParent(txn, source.ino, wanted.parent, wanted.newParent);
+  moveParent(txn, target.ino, wanted.newParent, wanted.parent);
+  touchBoth(txn, wanted);
+  return { moved: source.ino, replaced: target.ino };
+}
+
+/** Removes what is at the new name, if it may be replaced by the source. */
+function replace(txn: Txn, wanted: Rename, source: Ino, target: Ino): void {
+  const replaced = txn.inode(target);
+  const moves = txn.inode(source);
+  if (!isDirectory(replaced)) {
+    if (isDirectory(moves)) throw new StatusError("not-directory", "the new name is no directory");
+    dropLink(txn, { ino: target, parent: wanted.newParent, isOpen: wanted.isOpen(target) });
+    return;
+  }
+  if (!isDirectory(moves)) throw new StatusError("is-directory", "the new name is a directory");
+  checkRemovable(txn, target);
+  txn.putInode(target, { ...replaced, nlink: 0, parent: 0 as Ino, ctime: txn.nowNs });
+  discard(txn, target, false);
+  const parent = txn.inode(wanted.newParent);
+  txn.putInode(wanted.newParent, { ...parent, nlink: parent.nlink - 1 });
+}
+
+/** A directory cannot be moved into itself or below. */
+function checkNotInside(txn: Txn, moved: Ino, newParent: Ino): void {
+  for (let dir = newParent; dir !== rootIno;) {
+    if (dir === moved) throw new StatusError("invalid", "a directory cannot be moved into itself");
+    const { parent } = txn.inode(dir);
+    if (parent === 0) throw new StatusError("not-found", "the new directory has been removed");
+    dir = parent;
+  }
+}
+
+/** One entry of `ino` moved from one directory to another: its links and the directories' counts. */
+function moveParent(txn: Txn, ino: Ino, from: Ino, to: Ino): void {
+  const inode = txn.inode(ino);
+  const moved: Inode = { ...inode, ctime: txn.nowNs };
+  if (from !== to) {
+    const extra = txn.findLink(ino, from);
+    if (extra) {
+      txn.putLink(ino, from, extra.count - 1);
+      txn.putLink(ino, to, (txn.findLink(ino, to)?.count ?? 0) + 1);
+    } else {
+      moved.parent = to;
+    }
+    if (isDirectory(inode)) {
+      const [left, entered] = [txn.inode(from), txn.inode(to)];
+      txn.putInode(from, { ...left, nlink: left.nlink - 1 });
+      txn.putInode(to, { ...entered, nlink: entered.nlink + 1 });
+    }
+  }
+  txn.putInode(ino, moved);
+}
+
+function touchBoth(txn: Txn, wanted: Rename): void {
+  touchDirectory(txn, wanted.parent, txn.inode(wanted.parent));
+  if (wanted.newParent !== wanted.parent) {
+    touchDirectory(txn, wanted.newParent, txn.inode(wanted.newParent));
+  }
+}

@@ -1,0 +1,155 @@
+import type { Log } from "../../common/log.ts";
+import type { ChunkHandle, Ino } from "../../protocol/id.ts";
+import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
+import type { grant } from "../../protocol/methods/chunk.ts";
+import type { create, open, setattr } from "../../protocol/methods/namespace.ts";
+import type { Attr } from "../../protocol/shapes.ts";
+import { statusOf } from "../../protocol/status.ts";
+import type { Chunks } from "../chunks/chunks.ts";
+import type { Committer } from "../namespace/committer.ts";
+import { setAttributes } from "../namespace/ops/attributes.ts";
+import { attrOf } from "../namespace/ops/common.ts";
+import { needsCutCopy, truncate } from "../namespace/ops/contents.ts";
+import { createFile } from "../namespace/ops/create.ts";
+import type { NamespaceReader } from "../namespace/ops/read.ts";
+import type { Txn } from "../namespace/txn.ts";
+import type { Session, Sessions } from "./sessions.ts";
+
+/** Work of one request: the transaction's part, under the request's key and with its housekeeping. */
+export type Mutate = <T>(work: (txn: Txn) => T) => Promise<T>;
+
+/** Attempts of an operation whose preparation on chunk servers was overtaken by another's. */
+const attemptsMax = 8;
+
+/** Operations on files that take steps on chunk servers besides their transaction. */
+export class FileService {
+  readonly #committer: Committer;
+  readonly #chunks: Chunks;
+  readonly #sessions: Sessions;
+  readonly #reader: NamespaceReader;
+  readonly #chunkBytes: number;
+  readonly #log: Log;
+
+  constructor(options: {
+    committer: Committer;
+    chunks: Chunks;
+    sessions: Sessions;
+    reader: NamespaceReader;
+    chunkBytes: number;
+    log: Log;
+  }) {
+    this.#committer = options.committer;
+    this.#chunks = options.chunks;
+    this.#sessions = options.sessions;
+    this.#reader = options.reader;
+    this.#chunkBytes = options.chunkBytes;
+    this.#log = options.log;
+  }
+
+  /** open(O_CREAT): the file counts as open from the commit on, and has its first chunk granted. */
+  async create(
+    params: RequestOf<typeof create>,
+    session: Session,
+    mutate: Mutate,
+  ): Promise<ReplyOf<typeof create>> {
+    const reply = await mutate((txn) => {
+      const { ino, created } = createFile(txn, params);
+      txn.afterCommit(() => this.#sessions.opened(session, ino));
+      const granted = created && params.write ? this.#chunks.planFirst(txn, ino) : undefined;
+      const attr = this.attr(txn, ino);
+      return granted ? { attr, created, grant: granted } : { attr, created };
+    });
+    this.#sessions.opened(session, reply.attr.ino);
+    return reply;
+  }
+
+  async open(
+    params: RequestOf<typeof open>,
+    session: Session,
+    mutate: Mutate,
+  ): Promise<ReplyOf<typeof open>> {
+    const { ino, at } = params;
+    if (at === undefined) this.#sessions.opened(session, ino);
+    const attr = params.truncate
+      ? await this.setSize({ ino, size: 0 }, mutate)
+      : this.#reader.getattr(ino, at);
+    if (attr.size === 0) return { attr };
+    const [location] = await this.#chunks.locate(ino, at, { first: 0, count: 1 });
+    return location ? { attr, location } : { attr };
+  }
+
+  async setattr(
+    params: RequestOf<typeof setattr>,
+    mutate: Mutate,
+  ): Promise<ReplyOf<typeof setattr>> {
+    const { ino, size } = params;
+    if (size !== undefined) return { attr: await this.setSize({ ...params, size }, mutate) };
+    return mutate((txn) => ({
+      attr: attrOf(ino, setAttributes(txn, ino, params), this.#chunkBytes),
+    }));
+  }
+
+  /** truncate(2), together with other changes of attributes. */
+  async setSize(
+    wanted: Omit<RequestOf<typeof setattr>, "seq" | "acked"> & { size: number },
+    mutate: Mutate,
+  ): Promise<Attr> {
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        return await this.#trySetSize(wanted, mutate);
+      } catch (error) {
+        if (statusOf(error) !== "unavailable" || attempt === attemptsMax) throw error;
+      }
+    }
+  }
+
+  async #trySetSize(
+    wanted: Omit<RequestOf<typeof setattr>, "seq" | "acked"> & { size: number },
+    mutate: Mutate,
+  ): Promise<Attr> {
+    const { ino, size } = wanted;
+    const chunkBytes = this.#chunkBytes;
+    const shared = await this.#committer.run((txn) => needsCutCopy(txn, { ino, size, chunkBytes }));
+    const copy =
+      shared === undefined
+        ? undefined
+        : { source: shared, handle: await this.#chunks.makeCopy(shared, size % chunkBytes) };
+    let cut: ChunkHandle | undefined;
+    let used = false;
+    try {
+      const reply = await mutate((txn) => {
+        const result = truncate(txn, { ino, size, chunkBytes, copy });
+        cut = result.cut;
+        used = copy !== undefined && txn.findChunk(copy.handle) !== undefined;
+        return { attr: attrOf(ino, setAttributes(txn, ino, wanted), chunkBytes) };
+      });
+      if (cut !== undefined) await this.#cut(cut);
+      return reply.attr;
+    } finally {
+      if (copy) this.#chunks.copyMade(copy.handle, used);
+    }
+  }
+
+  /**
+   * Replicas are cut, and writers with an older grant turned away, before truncate returns. Servers that
+   * do not answer are cut before anybody reads or writes that chunk again.
+   */
+  async #cut(handle: ChunkHandle): Promise<void> {
+    try {
+      await this.#chunks.cutNow(handle);
+    } catch (error) {
+      this.#log.warn("truncate.later", { handle, error });
+    }
+  }
+
+  async grant(params: RequestOf<typeof grant>): Promise<ReplyOf<typeof grant>> {
+    const { failed } = params;
+    if (failed) await this.#chunks.replicasFailed(failed.handle, failed.version, failed.servers);
+    return { grant: await this.#chunks.grant(params.ino, params.index) };
+  }
+
+  /** An inode's attributes inside a transaction. */
+  attr(txn: Txn, ino: Ino): Attr {
+    return attrOf(ino, txn.inode(ino), this.#chunkBytes);
+  }
+}

@@ -1,0 +1,256 @@
+import { type Connection, Handlers, type RequestContext } from "../../protocol/connection.ts";
+import type { Role } from "../../protocol/dial.ts";
+import type { Epoch, Ino } from "../../protocol/id.ts";
+import { sessionLeaseMs } from "../../protocol/limits.ts";
+import type { Sequence } from "../../protocol/method.ts";
+import * as admin from "../../protocol/methods/admin.ts";
+import * as chunk from "../../protocol/methods/chunk.ts";
+import * as fleet from "../../protocol/methods/fleet.ts";
+import * as namespace from "../../protocol/methods/namespace.ts";
+import * as session from "../../protocol/methods/session.ts";
+import { StatusError } from "../../protocol/status.ts";
+import type { Master } from "../master.ts";
+import { removeXattr, setXattr } from "../namespace/ops/attributes.ts";
+import { commitWrite, shareContents } from "../namespace/ops/contents.ts";
+import { makeDirectory, makeNode, makeSymlink } from "../namespace/ops/create.ts";
+import { makeLink, removeDirectory, unlink } from "../namespace/ops/link.ts";
+import { rename } from "../namespace/ops/rename.ts";
+import { dropSnapshot, renameSnapshot } from "../namespace/ops/snapshot.ts";
+import type { Txn } from "../namespace/txn.ts";
+import type { Mutate } from "./files.ts";
+
+/** What the master answers, by the role of the one who asks. */
+export function handlersFor(master: Master, role: Role): Handlers {
+  switch (role) {
+    case "mount":
+    case "admin": {
+      const handlers = new Handlers();
+      serveSession(handlers, master);
+      serveReads(handlers, master);
+      serveNamespace(handlers, master);
+      serveFiles(handlers, master);
+      serveSnapshots(handlers, master);
+      return handlers;
+    }
+    case "chunkd":
+      return fleetHandlers(master);
+    case "master":
+      return new Handlers();
+  }
+}
+
+/** Runs a request's transaction under its session's key, forgetting what the mount has acknowledged. */
+function mutateFor(master: Master, connection: Connection, request: Sequence): Mutate {
+  const { sessions, committer } = master;
+  const asker = sessions.of(connection);
+  return <T>(work: (txn: Txn) => T) =>
+    committer.run(
+      (txn) => {
+        sessions.forgetReplies(txn, asker, request.acked);
+        return work(txn);
+      },
+      { session: asker.id, seq: request.seq },
+    );
+}
+
+/** `at`, if it is the epoch of a live snapshot. */
+function liveEpoch(master: Master, at: Epoch | undefined): Epoch | undefined {
+  return master.snapshots.requireEpoch(at);
+}
+
+function serveSession(handlers: Handlers, master: Master): void {
+  const { sessions } = master;
+  handlers
+    .serve(session.openSession, async (params, { connection }) => {
+      const opened = await sessions.open(params, connection);
+      return {
+        session: opened.session.id,
+        resumed: opened.resumed,
+        leaseMs: sessionLeaseMs,
+        chunkBytes: master.chunkBytes,
+      };
+    })
+    .serve(session.renewSession, (_params, { connection }) => {
+      sessions.of(connection);
+      return {};
+    })
+    .serve(session.closeSession, async (_params, { connection }) => {
+      await sessions.end(sessions.of(connection));
+      return {};
+    });
+}
+
+function serveReads(handlers: Handlers, master: Master): void {
+  const { reader } = master;
+  const at = (epoch: Epoch | undefined): Epoch | undefined => liveEpoch(master, epoch);
+  handlers
+    .serve(namespace.lookup, (params) => ({
+      attr: reader.lookup(params.parent, params.name, at(params.at)),
+    }))
+    .serve(namespace.walk, (params) => ({
+      attrs: reader.walk(params.from, params.names, at(params.at)),
+    }))
+    .serve(namespace.getattr, (params) => ({ attr: reader.getattr(params.ino, at(params.at)) }))
+    .serve(namespace.readlink, (params) => ({ target: reader.readlink(params.ino, at(params.at)) }))
+    .serve(namespace.readdir, (params) =>
+      reader.readdir(params.ino, at(params.at), { after: params.after, limit: params.limit }),
+    )
+    .serve(namespace.getxattr, (params) => ({
+      value: reader.getxattr(params.ino, params.name, at(params.at)),
+    }))
+    .serve(namespace.listxattr, (params) => ({
+      names: reader.listxattr(params.ino, at(params.at)),
+    }))
+    .serve(namespace.statfs, () => master.status.statfs())
+    .serve(chunk.locate, async (params) => ({
+      locations: await master.chunks.locate(params.ino, at(params.at), params),
+    }))
+    .serve(admin.pathOf, (params) => ({ path: reader.pathOf(params.ino) }))
+    .serve(admin.status, () => master.status.report());
+}
+
+function serveNamespace(handlers: Handlers, master: Master): void {
+  const { sessions, files } = master;
+  const isOpen = (ino: Ino): boolean => sessions.isOpen(ino);
+  /** A request that is one transaction; `work` returns what the reply is made of. */
+  const mutate = <T>(
+    context: RequestContext,
+    request: Sequence,
+    work: (txn: Txn) => T,
+  ): Promise<T> => mutateFor(master, context.connection, request)(work);
+  const made = (txn: Txn, { ino }: { ino: Ino }) => ({ attr: files.attr(txn, ino) });
+
+  handlers
+    .serve(namespace.mkdir, (params, context) =>
+      mutate(context, params, (txn) => made(txn, makeDirectory(txn, params))),
+    )
+    .serve(namespace.mknod, (params, context) =>
+      mutate(context, params, (txn) => made(txn, makeNode(txn, params))),
+    )
+    .serve(namespace.symlink, (params, context) =>
+      mutate(context, params, (txn) => made(txn, makeSymlink(txn, params))),
+    )
+    .serve(namespace.link, (params, context) =>
+      mutate(context, params, (txn) => {
+        makeLink(txn, params);
+        return made(txn, params);
+      }),
+    )
+    .serve(namespace.unlink, (params, context) =>
+      mutate(context, params, (txn) => ({ ino: unlink(txn, { ...params, isOpen }) })),
+    )
+    .serve(namespace.rmdir, (params, context) =>
+      mutate(context, params, (txn) => ({ ino: removeDirectory(txn, params) })),
+    )
+    .serve(namespace.rename, (params, context) =>
+      mutate(context, params, (txn) => rename(txn, { ...params, isOpen })),
+    )
+    .serve(namespace.setxattr, (params, context) =>
+      mutate(context, params, (txn) => {
+        setXattr(txn, params);
+        return {};
+      }),
+    )
+    .serve(namespace.removexattr, (params, context) =>
+      mutate(context, params, (txn) => {
+        removeXattr(txn, params);
+        return {};
+      }),
+    );
+}
+
+function serveFiles(handlers: Handlers, master: Master): void {
+  const { sessions, files } = master;
+  handlers
+    .serve(namespace.create, (params, { connection }) =>
+      files.create(params, sessions.of(connection), mutateFor(master, connection, params)),
+    )
+    .serve(namespace.setattr, (params, { connection }) =>
+      files.setattr(params, mutateFor(master, connection, params)),
+    )
+    .serve(namespace.open, (params, { connection }) => {
+      liveEpoch(master, params.at);
+      return files.open(params, sessions.of(connection), mutateFor(master, connection, params));
+    })
+    .serve(namespace.release, async (params, { connection }) => {
+      await sessions.released(sessions.of(connection), params.inos);
+      return {};
+    })
+    .serve(namespace.commit, (params, { connection }) =>
+      mutateFor(
+        master,
+        connection,
+        params,
+      )((txn) => {
+        commitWrite(txn, params);
+        return { attr: files.attr(txn, params.ino) };
+      }),
+    )
+    // Every commit is on disk before it is answered: there is nothing left to wait for.
+    .serve(namespace.sync, () => ({}))
+    .serve(namespace.share, (params, { connection }) => {
+      liveEpoch(master, params.at);
+      return mutateFor(
+        master,
+        connection,
+        params,
+      )((txn) => {
+        shareContents(txn, params);
+        return { attr: files.attr(txn, params.ino) };
+      });
+    })
+    .serve(chunk.grant, (params, { connection }) => {
+      sessions.of(connection);
+      return files.grant(params);
+    })
+    .serve(chunk.reportReplica, async (params, { connection }) => {
+      sessions.of(connection);
+      return master.fleetService.replicaBad(params.server, params);
+    });
+}
+
+function serveSnapshots(handlers: Handlers, master: Master): void {
+  const { snapshots, committer } = master;
+  handlers
+    .serve(admin.createSnapshot, (params, { connection }) =>
+      snapshots.create(params, mutateFor(master, connection, params)),
+    )
+    .serve(admin.listSnapshots, (params) => snapshots.list(params))
+    .serve(admin.deleteSnapshot, async (params, { connection }) => {
+      await mutateFor(
+        master,
+        connection,
+        params,
+      )((txn) => {
+        dropSnapshot(txn, params.dir, params.name);
+        committer.endGroup();
+      });
+      master.sweepSoon();
+      return {};
+    })
+    .serve(admin.renameSnapshot, async (params, { connection }) => {
+      await mutateFor(
+        master,
+        connection,
+        params,
+      )((txn) => {
+        renameSnapshot(txn, params.dir, Buffer.from(params.name), params.newName);
+        committer.endGroup();
+      });
+      return {};
+    });
+}
+
+function fleetHandlers(master: Master): Handlers {
+  const { fleetService } = master;
+  return new Handlers()
+    .serve(fleet.register, (params, { connection }) => {
+      if (connection.closed) throw new StatusError("disconnected", "gone before it registered");
+      return fleetService.register(params, connection);
+    })
+    .serve(fleet.inventory, (params, { connection }) => fleetService.inventory(params, connection))
+    .serve(fleet.heartbeat, (params, { connection }) => fleetService.heartbeat(params, connection))
+    .serve(fleet.replicaBad, (params, { connection }) =>
+      fleetService.replicaBad(fleetService.serverIdOf(connection), params),
+    );
+}

@@ -1,0 +1,250 @@
+import { randomUUID } from "node:crypto";
+import type { Clock } from "../../common/clock.ts";
+import type { Log } from "../../common/log.ts";
+import type { Connection } from "../../protocol/connection.ts";
+import { type Ino, ino as toIno, type SessionId, sessionId } from "../../protocol/id.ts";
+import { sessionLeaseMs } from "../../protocol/limits.ts";
+import type { RequestOf } from "../../protocol/method.ts";
+import { invalidate } from "../../protocol/methods/namespace.ts";
+import { flushSession, type openSession } from "../../protocol/methods/session.ts";
+import { StatusError } from "../../protocol/status.ts";
+import { type Committer, decodeReply, encodeReply, type Touched } from "../namespace/committer.ts";
+import { discard, orphanKey } from "../namespace/ops/common.ts";
+import type { Txn } from "../namespace/txn.ts";
+import { numberFromKey, numberKey } from "../store/bytes.ts";
+
+/** How long a change waits for another mount to drop what it has cached, before that one is cut off. */
+const invalidateMs = 2_000;
+/** How long a snapshot waits for a mount to send what it holds unwritten. */
+const flushMs = 15_000;
+/** Replies forgotten in one transaction: the rest follows with the next. */
+const forgetMax = 256;
+
+export interface Session {
+  readonly id: SessionId;
+  readonly secret: string;
+  readonly mountpoint: string;
+  /** host and pid of the mount, for people. */
+  name: string;
+  connection: Connection | undefined;
+  /** On the monotonic clock: when its connection was last there. */
+  lastSeenMs: number;
+  readonly opens: Set<Ino>;
+  /** Replies up to this number are forgotten. */
+  forgotten: number;
+}
+
+/** The mounts: what each has open, and how to reach it. */
+export class Sessions {
+  readonly #sessions = new Map<SessionId, Session>();
+  readonly #byConnection = new Map<Connection, Session>();
+  /** How many sessions have an inode open. */
+  readonly #openCounts = new Map<Ino, number>();
+  readonly #committer: Committer;
+  readonly #clock: Clock;
+  readonly #log: Log;
+
+  constructor(options: { committer: Committer; clock: Clock; log: Log }) {
+    this.#committer = options.committer;
+    this.#clock = options.clock;
+    this.#log = options.log;
+  }
+
+  /** Sessions from before a restart: each has its lease's time to come back. */
+  load(): void {
+    for (const { key, value } of this.#committer.store.range("session", {
+      from: Buffer.alloc(0),
+    })) {
+      const id = sessionId(numberFromKey(key, 0));
+      const seq = numberFromKey(key, 8);
+      const session = this.#sessions.get(id);
+      if (seq > 0) {
+        if (session && session.forgotten === 0) session.forgotten = seq - 1;
+        continue;
+      }
+      const stored = decodeReply(value) as Pick<Session, "secret" | "mountpoint" | "name">;
+      this.#sessions.set(id, this.#blank(id, stored));
+    }
+  }
+
+  all(): Session[] {
+    return [...this.#sessions.values()];
+  }
+
+  of(connection: Connection): Session {
+    const session = this.#byConnection.get(connection);
+    if (!session) throw new StatusError("session-lost", "this connection has no session");
+    session.lastSeenMs = this.#clock.nowMs();
+    return session;
+  }
+
+  isOpen(ino: Ino): boolean {
+    return (this.#openCounts.get(ino) ?? 0) > 0;
+  }
+
+  opened(session: Session, ino: Ino): void {
+    if (session.opens.has(ino)) return;
+    session.opens.add(ino);
+    this.#openCounts.set(ino, (this.#openCounts.get(ino) ?? 0) + 1);
+  }
+
+  /** `inos` are closed for good by this session; orphans among them become trash. */
+  async released(session: Session, inos: readonly Ino[]): Promise<void> {
+    const orphans: Ino[] = [];
+    for (const ino of inos) {
+      if (!session.opens.delete(ino)) continue;
+      const left = (this.#openCounts.get(ino) ?? 1) - 1;
+      if (left > 0) this.#openCounts.set(ino, left);
+      else this.#openCounts.delete(ino);
+      if (left === 0 && this.#committer.store.get("orphan", orphanKey(ino))) orphans.push(ino);
+    }
+    await this.discardOrphans(orphans);
+  }
+
+  /** Orphans that nobody has open become trash. */
+  async discardOrphans(inos: readonly Ino[]): Promise<void> {
+    if (inos.length === 0) return;
+    await this.#committer.run((txn) => {
+      for (const ino of inos) {
+        if (this.isOpen(ino) || !txn.get("orphan", orphanKey(ino))) continue;
+        txn.put("orphan", orphanKey(ino), undefined);
+        discard(txn, ino, false);
+      }
+    });
+  }
+
+  /** Orphans whose opener did not come back after a restart of the master. */
+  async discardForgottenOrphans(): Promise<void> {
+    const inos: Ino[] = [];
+    for (const { key } of this.#committer.store.range("orphan", { from: Buffer.alloc(0) })) {
+      const ino = toIno(numberFromKey(key, 0));
+      if (!this.isOpen(ino)) inos.push(ino);
+      if (inos.length === forgetMax) break;
+    }
+    await this.discardOrphans(inos);
+  }
+
+  async open(
+    params: RequestOf<typeof openSession>,
+    connection: Connection,
+  ): Promise<{ session: Session; resumed: boolean }> {
+    const known = params.resume === undefined ? undefined : this.#sessions.get(params.resume);
+    const resumed = known !== undefined && known.secret === params.secret;
+    const session = resumed ? known : await this.#create(params, connection.peerName);
+    session.connection?.close("the session goes on over another connection");
+    if (session.connection) this.#byConnection.delete(session.connection);
+    session.connection = connection;
+    session.name = connection.peerName;
+    session.lastSeenMs = this.#clock.nowMs();
+    this.#byConnection.set(connection, session);
+    for (const ino of params.opens) this.opened(session, ino);
+    connection.onClose(() => this.#disconnected(connection));
+    this.#log.event("session.open", { session: session.id, name: session.name, resumed });
+    return { session, resumed };
+  }
+
+  async #create(params: RequestOf<typeof openSession>, name: string): Promise<Session> {
+    const id = sessionId(this.#committer.ids.next("session"));
+    const { mountpoint } = params;
+    const secret = params.secret || randomUUID();
+    await this.#committer.run((txn) =>
+      txn.put("session", numberKey(id, 0), encodeReply({ secret, mountpoint, name })),
+    );
+    const session = this.#blank(id, { secret, mountpoint, name });
+    this.#sessions.set(id, session);
+    return session;
+  }
+
+  #blank(id: SessionId, stored: Pick<Session, "secret" | "mountpoint" | "name">): Session {
+    return {
+      id,
+      ...stored,
+      connection: undefined,
+      lastSeenMs: this.#clock.nowMs(),
+      opens: new Set(),
+      forgotten: 0,
+    };
+  }
+
+  #disconnected(connection: Connection): void {
+    const session = this.#byConnection.get(connection);
+    this.#byConnection.delete(connection);
+    if (session?.connection !== connection) return;
+    session.connection = undefined;
+    session.lastSeenMs = this.#clock.nowMs();
+  }
+
+  /** Ends a session: its files are closed, its replies forgotten. */
+  async end(session: Session): Promise<void> {
+    this.#sessions.delete(session.id);
+    if (session.connection) this.#byConnection.delete(session.connection);
+    await this.released(session, [...session.opens]);
+    await this.#committer.run((txn) => {
+      const from = numberKey(session.id);
+      for (const { key } of txn.before.range("session", { from, to: numberKey(session.id + 1) })) {
+        txn.put("session", Buffer.from(key), undefined);
+      }
+    });
+    this.#log.event("session.end", { session: session.id, name: session.name });
+  }
+
+  /** Ends the sessions whose lease has run out. */
+  async expire(): Promise<void> {
+    const now = this.#clock.nowMs();
+    for (const session of this.all()) {
+      if (session.connection || now - session.lastSeenMs < sessionLeaseMs) continue;
+      await this.end(session);
+    }
+  }
+
+  /** Forgets replies that the mount says it has got; part of its next transaction. */
+  forgetReplies(txn: Txn, session: Session, acked: number): void {
+    const until = Math.min(acked, session.forgotten + forgetMax);
+    if (until <= session.forgotten) return;
+    for (let seq = session.forgotten + 1; seq <= until; seq += 1) {
+      txn.put("session", numberKey(session.id, seq), undefined);
+    }
+    txn.afterCommit(() => {
+      session.forgotten = Math.max(session.forgotten, until);
+    });
+  }
+
+  /**
+   * Tells the other mounts what has changed, and waits until they have dropped it from their caches. One
+   * that does not answer loses its connection, and with it its right to cache.
+   */
+  invalidateOthers(touched: Touched, origin: SessionId | undefined): Promise<void> | undefined {
+    const others = this.all().filter((s) => s.connection && s.id !== origin);
+    if (others.length === 0) return undefined;
+    const params = {
+      inos: [...touched.inos] as Ino[],
+      entries: touched.entries.map(({ parent, name }) => ({ parent: toIno(parent), name })),
+    };
+    const told = others.map(async ({ connection, id }) => {
+      try {
+        await connection?.call(invalidate, params, { deadlineMs: invalidateMs });
+      } catch (error) {
+        this.#log.warn("session.no-invalidate", { session: id, error });
+        connection?.close("did not drop its caches in time");
+      }
+    });
+    return Promise.all(told).then(() => undefined);
+  }
+
+  /** Asks every mount to send what it holds unwritten. Returns the names of those that did not. */
+  async flushAll(): Promise<string[]> {
+    const outcomes = await Promise.all(
+      this.all().map(async (session) => {
+        const name = `${session.name} on ${session.mountpoint}`;
+        if (!session.connection) return name;
+        try {
+          await session.connection.call(flushSession, {}, { deadlineMs: flushMs });
+          return undefined;
+        } catch {
+          return name;
+        }
+      }),
+    );
+    return outcomes.filter((name) => name !== undefined);
+  }
+}

@@ -1,0 +1,103 @@
+import type { Clock } from "../../common/clock.ts";
+import type { ReplyOf } from "../../protocol/method.ts";
+import type { status } from "../../protocol/methods/admin.ts";
+import type { statfs } from "../../protocol/methods/namespace.ts";
+import type { Repair } from "../background/repair.ts";
+import type { Fleet } from "../fleet/fleet.ts";
+import type { Committer } from "../namespace/committer.ts";
+import type { NamespaceReader } from "../namespace/ops/read.ts";
+import type { Sessions } from "./sessions.ts";
+
+/** Replicas of what is created in the root unless told otherwise; free space is divided by it. */
+export const replicasDefault = 3;
+
+interface Parts {
+  cluster: string;
+  version: string;
+  /** HOST:PORT where the master listens. */
+  address: () => string;
+  committer: Committer;
+  fleet: Fleet;
+  repair: Repair;
+  sessions: Sessions;
+  reader: NamespaceReader;
+  clock: Clock;
+}
+
+/** What the master can tell of itself and the cluster. */
+export class StatusService {
+  readonly #parts: Parts;
+  readonly #startedMs: number;
+
+  constructor(parts: Parts) {
+    this.#parts = parts;
+    this.#startedMs = parts.clock.nowMs();
+  }
+
+  statfs(): ReplyOf<typeof statfs> {
+    const { fleet, committer } = this.#parts;
+    const up = fleet.up();
+    const replicas = Math.max(1, Math.min(replicasDefault, up.length));
+    const free = up.reduce((sum, server) => sum + server.usage.freeBytes, 0);
+    const used = up.reduce((sum, server) => sum + server.usage.usedBytes, 0);
+    return {
+      totalBytes: Math.floor((free + used) / replicas),
+      freeBytes: Math.floor(free / replicas),
+      inodes: committer.store.count("inode"),
+    };
+  }
+
+  async report(): Promise<ReplyOf<typeof status>> {
+    const { cluster, version, address, committer, repair, clock } = this.#parts;
+    const servers = this.#servers();
+    const corrupt = servers.reduce((sum, server) => sum + server.corruptBlocks, 0);
+    return {
+      cluster,
+      version,
+      master: {
+        address: address(),
+        upMs: Math.round(clock.nowMs() - this.#startedMs),
+        pid: process.pid,
+        inodes: committer.store.count("inode"),
+      },
+      chunks: { ...(await repair.counts()), corrupt },
+      servers,
+      mounts: this.#mounts(),
+      snapshots: this.#snapshots(),
+    };
+  }
+
+  #servers(): ReplyOf<typeof status>["servers"] {
+    const { fleet, clock } = this.#parts;
+    return fleet
+      .all()
+      .toSorted((a, b) => a.id - b.id)
+      .map((server) => ({
+        id: server.id,
+        address: server.address,
+        rack: server.rack,
+        state: fleet.stateOf(server),
+        lastSeenMs: Math.round(clock.nowMs() - server.lastSeenMs),
+        ...server.usage,
+      }));
+  }
+
+  #mounts(): ReplyOf<typeof status>["mounts"] {
+    return this.#parts.sessions.all().map((session) => ({
+      session: session.id,
+      name: session.name,
+      mountpoint: session.mountpoint,
+      connected: session.connection !== undefined,
+    }));
+  }
+
+  #snapshots(): ReplyOf<typeof status>["snapshots"] {
+    const { committer, reader } = this.#parts;
+    return committer.snapshots.all.map((snapshot) => ({
+      path: reader.pathOf(snapshot.dir).toString() || "/",
+      name: snapshot.name.toString(),
+      createdAt: new Date(Number(snapshot.createdAt / 1_000_000n)).toISOString(),
+      epoch: snapshot.epoch,
+    }));
+  }
+}
