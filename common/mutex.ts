@@ -55,6 +55,19 @@ export class Semaphore {
     await new Promise<void>((grant) => this.#line.push({ amount: wanted, grant }));
   }
 
+  /** Takes `amount` if it is there and nobody waits for it. */
+  tryAcquire(amount: number): boolean {
+    const wanted = Math.min(amount, this.#most);
+    if (this.#line.length > 0 || this.#free < wanted) return false;
+    this.#free -= wanted;
+    return true;
+  }
+
+  /** True when somebody waits. */
+  get contended(): boolean {
+    return this.#line.length > 0;
+  }
+
   release(amount: number): void {
     this.#free += Math.min(amount, this.#most);
     for (let first = this.#line[0]; first && first.amount <= this.#free; first = this.#line[0]) {

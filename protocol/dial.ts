@@ -106,16 +106,21 @@ export function accept(
   });
 }
 
+/** As for `dial`; the cluster may become known later than the pool is made. */
+export type PoolOptions = Omit<DialOptions, "address" | "cluster"> & {
+  cluster: string | (() => string);
+};
+
 /**
  * Connections to many servers by address: dialled when first needed, shared, and after a failure
  * refused at once for a while (with back-off), so that a caller can turn to another replica.
  */
 export class Pool {
-  readonly #options: Omit<DialOptions, "address">;
+  readonly #options: PoolOptions;
   readonly #random: () => number;
   readonly #peers = new Map<string, Peer>();
 
-  constructor(options: Omit<DialOptions, "address">, random: () => number) {
+  constructor(options: PoolOptions, random: () => number) {
     this.#options = options;
     this.#random = random;
   }
@@ -160,7 +165,9 @@ export class Pool {
       const host = address.slice(0, colon).replace(/^\[|\]$/g, "");
       const target = { host, port: Number(address.slice(colon + 1)) };
       try {
-        const { connection } = await dial({ ...this.#options, address: target });
+        const { cluster } = this.#options;
+        const known = typeof cluster === "string" ? cluster : cluster();
+        const { connection } = await dial({ ...this.#options, cluster: known, address: target });
         peer.connection = connection;
         peer.backoff.reset();
         return connection;

@@ -1,0 +1,215 @@
+import { LRUCache } from "lru-cache";
+import { Backoff } from "../../common/backoff.ts";
+import { type Clock, sleep } from "../../common/clock.ts";
+import { crcsMatch } from "../../common/crc32c.ts";
+import type { Pool } from "../../protocol/dial.ts";
+import type { Epoch, Ino } from "../../protocol/id.ts";
+import { locate, readChunk, reportReplica } from "../../protocol/methods/chunk.ts";
+import type { Location, Replica } from "../../protocol/shapes.ts";
+import { StatusError, statusOf } from "../../protocol/status.ts";
+import { byDistance, type Place } from "./distance.ts";
+import type { MasterClient } from "./master-client.ts";
+
+/** Chunks located in one question: a quarter GiB of reading ahead at 64 MiB a chunk. */
+const locateAhead = 4;
+/** Files whose chunk locations are remembered. */
+const filesMax = 10_000;
+/** One replica gets this long before the next is tried. */
+const replicaMs = 10_000;
+/** Rounds over all replicas when each of them is bad, before that is taken for final. */
+const badRoundsMax = 3;
+
+export interface Source {
+  ino: Ino;
+  /** A snapshot's epoch, or undefined for the live file. */
+  at: Epoch | undefined;
+}
+
+interface Located {
+  /** By chunk index; null is a hole. */
+  chunks: Map<number, Location | null>;
+}
+
+const keyOf = ({ ino, at }: Source): string => (at === undefined ? `${ino}` : `${ino}@${at}`);
+
+/** Reads pieces of chunks: finds them, tries their replicas nearest first, checks every byte (P3). */
+export class ChunkReader {
+  readonly #master: MasterClient;
+  readonly #pool: Pool;
+  readonly #clock: Clock;
+  readonly #random: () => number;
+  readonly #place: Place;
+  readonly #timeoutMs: number | undefined;
+  readonly #located = new LRUCache<string, Located>({ max: filesMax });
+
+  constructor(options: {
+    master: MasterClient;
+    pool: Pool;
+    clock: Clock;
+    random: () => number;
+    place: Place;
+    timeoutMs: number | undefined;
+  }) {
+    this.#master = options.master;
+    this.#pool = options.pool;
+    this.#clock = options.clock;
+    this.#random = options.random;
+    this.#place = options.place;
+    this.#timeoutMs = options.timeoutMs;
+  }
+
+  /** A location that came with another answer. */
+  learn(source: Source, location: Location): void {
+    this.#chunksOf(source).set(location.index, location);
+  }
+
+  /** What is known of a file's chunks may be out of date. */
+  forget(ino: Ino): void {
+    this.#located.delete(keyOf({ ino, at: undefined }));
+  }
+
+  forgetAll(): void {
+    this.#located.clear();
+  }
+
+  /**
+   * `length` bytes at `offset` of a file, all within one chunk. Bytes that the chunk does not have are
+   * zeros: the caller knows where the file ends.
+   */
+  async read(
+    source: Source,
+    range: { offset: number; length: number },
+    signal?: AbortSignal,
+  ): Promise<Buffer> {
+    const { chunkBytes } = this.#master;
+    const index = Math.floor(range.offset / chunkBytes);
+    const offset = range.offset % chunkBytes;
+    const attempts = new Attempts(this.#clock, this.#random, this.#timeoutMs);
+    for (;;) {
+      const location = await this.#locate(source, index, signal);
+      if (!location) return Buffer.alloc(range.length);
+      const payload = await this.#tryReplicas(location, offset, range.length, attempts, signal);
+      if (payload) return padded(payload, range.length);
+      this.#chunksOf(source).delete(index);
+      await attempts.next(signal);
+    }
+  }
+
+  #chunksOf(source: Source): Map<number, Location | null> {
+    const key = keyOf(source);
+    let located = this.#located.get(key);
+    if (!located) {
+      located = { chunks: new Map() };
+      this.#located.set(key, located);
+    }
+    // A file of many chunks: start over rather than grow without end.
+    if (located.chunks.size > 4_096) located.chunks.clear();
+    return located.chunks;
+  }
+
+  async #locate(
+    source: Source,
+    index: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Location | null> {
+    const chunks = this.#chunksOf(source);
+    const known = chunks.get(index);
+    if (known !== undefined) return known;
+    const { ino, at } = source;
+    const params = { ino, first: index, count: locateAhead, ...(at === undefined ? {} : { at }) };
+    const { locations } = await this.#master.read(locate, params, signal);
+    // A hole of a live file may be filled by another mount: only a snapshot's is remembered.
+    if (at !== undefined) for (let i = 0; i < locateAhead; i += 1) chunks.set(index + i, null);
+    for (const location of locations) chunks.set(location.index, location);
+    return locations.find((location) => location.index === index) ?? null;
+  }
+
+  /** The bytes from the first replica that has them, or undefined to ask the master again. */
+  async #tryReplicas(
+    location: Location,
+    offset: number,
+    length: number,
+    attempts: Attempts,
+    signal: AbortSignal | undefined,
+  ): Promise<Buffer | undefined> {
+    for (const replica of byDistance(this.#place, location.replicas, this.#random)) {
+      try {
+        return await this.#readReplica(location, replica, { offset, length }, signal);
+      } catch (error) {
+        const status = statusOf(error);
+        if (status === "interrupted" || status === "internal") throw error;
+        attempts.failed(error);
+      }
+    }
+    if (location.replicas.length === 0) {
+      attempts.failed(new StatusError("unavailable", "no server with this chunk is known"));
+    }
+    return undefined;
+  }
+
+  async #readReplica(
+    location: Location,
+    replica: Replica,
+    range: { offset: number; length: number },
+    signal: AbortSignal | undefined,
+  ): Promise<Buffer> {
+    const { handle, version } = location;
+    const { reply, payload } = await this.#pool.call(
+      replica.address,
+      readChunk,
+      { handle, version, ...range },
+      { deadlineMs: replicaMs, ...(signal ? { signal } : {}) },
+    );
+    if (payload.length <= range.length && crcsMatch(payload, range.offset, reply.crcs)) {
+      return payload;
+    }
+    const reason = "bytes do not match their CRC at the reader";
+    const { server } = replica;
+    await this.#master
+      .read(reportReplica, { handle, version, server, reason }, signal)
+      .catch(() => undefined);
+    throw new StatusError("corrupt", `${replica.address}: ${reason}`);
+  }
+}
+
+/** How often and how long one read goes on trying. */
+class Attempts {
+  readonly #clock: Clock;
+  readonly #backoff: Backoff;
+  readonly #timeoutMs: number | undefined;
+  readonly #startedMs: number;
+  #badRounds = 0;
+  #roundIsBad = true;
+  #last: unknown;
+
+  constructor(clock: Clock, random: () => number, timeoutMs: number | undefined) {
+    this.#clock = clock;
+    this.#timeoutMs = timeoutMs;
+    this.#startedMs = clock.nowMs();
+    this.#backoff = new Backoff({ firstMs: 10, mostMs: 2_000, random });
+  }
+
+  failed(error: unknown): void {
+    this.#last = error;
+    const status = statusOf(error);
+    if (status !== "corrupt" && status !== "io-error") this.#roundIsBad = false;
+  }
+
+  /** Before the next round over the replicas. Rejects when there is no point in one. */
+  async next(signal: AbortSignal | undefined): Promise<void> {
+    this.#badRounds = this.#roundIsBad ? this.#badRounds + 1 : 0;
+    this.#roundIsBad = true;
+    if (this.#badRounds >= badRoundsMax) throw this.#last;
+    const waitedMs = this.#clock.nowMs() - this.#startedMs;
+    if (this.#timeoutMs !== undefined && waitedMs > this.#timeoutMs) throw this.#last;
+    await sleep(this.#clock, this.#backoff.next(), signal);
+    if (signal?.aborted) throw new StatusError("interrupted", "the read was interrupted");
+  }
+}
+
+function padded(payload: Buffer, length: number): Buffer {
+  if (payload.length === length) return payload;
+  const whole = Buffer.alloc(length);
+  payload.copy(whole);
+  return whole;
+}

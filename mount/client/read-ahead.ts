@@ -1,0 +1,120 @@
+import { Semaphore } from "../../common/mutex.ts";
+import { payloadBytesMax } from "../../protocol/limits.ts";
+import type { ChunkReader, Source } from "./chunk-reader.ts";
+
+/** Pieces are aligned, so none crosses a chunk's border. */
+const pieceBytes = payloadBytesMax;
+/** Pieces ahead of a sequential reader: doubled with every piece it finishes, up to the most. */
+const aheadFirst = 1;
+const aheadMost = 6;
+/** Pieces kept of one open file: those ahead, the current, and one behind for late requests. */
+const keptMax = aheadMost + 2;
+/** Bytes of all files that are fetched ahead: when they are used up, readers fetch as they go (P8). */
+const aheadBytesMax = 64 * 1024 * 1024;
+
+interface Piece {
+  bytes: Promise<Buffer>;
+  /** What it counts for in the budget. */
+  held: number;
+}
+
+/** Shared by all open files of a mount. */
+export class ReadAheadBudget {
+  readonly bytes = new Semaphore(aheadBytesMax);
+}
+
+/**
+ * Reading one open file. Sequential reads are served from pieces fetched ahead, several at a time;
+ * others fetch just what they want.
+ */
+export class ReadAhead {
+  readonly #reader: ChunkReader;
+  readonly #budget: ReadAheadBudget;
+  readonly #source: Source;
+  readonly #pieces = new Map<number, Piece>();
+  /** Where the last read ended. */
+  #position = 0;
+  #ahead = aheadFirst;
+  #sequential = true;
+
+  constructor(reader: ChunkReader, budget: ReadAheadBudget, source: Source) {
+    this.#reader = reader;
+    this.#budget = budget;
+    this.#source = source;
+  }
+
+  /** `length` bytes at `offset`, which the caller has cut at the file's end, `size`. */
+  async read(
+    range: { offset: number; length: number; size: number },
+    signal?: AbortSignal,
+  ): Promise<Buffer[]> {
+    const { offset, length, size } = range;
+    // The kernel may send parts of one sequential read out of order: near is near enough.
+    const near = Math.abs(offset - this.#position) <= pieceBytes;
+    this.#sequential = near;
+    if (!near) this.#ahead = aheadFirst;
+    this.#position = offset + length;
+    const parts: Buffer[] = [];
+    for (let at = offset; at < offset + length;) {
+      const index = Math.floor(at / pieceBytes);
+      const start = index * pieceBytes;
+      const take = Math.min(start + pieceBytes, offset + length) - at;
+      const piece = this.#kept(index, at - start + take) ?? this.#fetch(index, size);
+      parts.push(
+        piece
+          ? (await piece.bytes).subarray(at - start, at - start + take)
+          : await this.#reader.read(this.#source, { offset: at, length: take }, signal),
+      );
+      at += take;
+    }
+    if (this.#sequential) this.#fetchAhead(Math.floor((offset + length - 1) / pieceBytes), size);
+    return parts;
+  }
+
+  /** A piece that is there or on its way, if it reaches far enough: the file may have grown since. */
+  #kept(index: number, length: number): Piece | undefined {
+    const piece = this.#pieces.get(index);
+    if (!piece || piece.held >= length) return piece;
+    this.#drop(index, piece);
+    return undefined;
+  }
+
+  /** Starts fetching a whole piece, if reading is sequential and there is memory for it. */
+  #fetch(index: number, size: number): Piece | undefined {
+    if (!this.#sequential) return undefined;
+    const offset = index * pieceBytes;
+    const length = Math.min(pieceBytes, size - offset);
+    if (length <= 0 || !this.#budget.bytes.tryAcquire(length)) return undefined;
+    const piece = { bytes: this.#reader.read(this.#source, { offset, length }), held: length };
+    this.#pieces.set(index, piece);
+    // One that failed is not kept: the next read of it tries again.
+    piece.bytes.catch(() => this.#drop(index, piece));
+    for (const [oldest, its] of this.#pieces) {
+      if (this.#pieces.size <= keptMax) break;
+      this.#drop(oldest, its);
+    }
+    return piece;
+  }
+
+  #fetchAhead(current: number, size: number): void {
+    for (const [index, piece] of this.#pieces) if (index < current - 1) this.#drop(index, piece);
+    let started = false;
+    for (let index = current + 1; index <= current + this.#ahead; index += 1) {
+      if (index * pieceBytes >= size || this.#pieces.has(index)) continue;
+      if (!this.#fetch(index, size)) break;
+      started = true;
+    }
+    if (started) this.#ahead = Math.min(this.#ahead * 2, aheadMost);
+  }
+
+  #drop(index: number, piece: Piece): void {
+    if (this.#pieces.get(index) !== piece) return;
+    this.#pieces.delete(index);
+    this.#budget.bytes.release(piece.held);
+  }
+
+  /** The file has changed, or is closed. */
+  clear(): void {
+    for (const [index, piece] of this.#pieces) this.#drop(index, piece);
+  }
+}

@@ -1,0 +1,204 @@
+import {
+  getxattr,
+  listxattr,
+  lookup,
+  readlink,
+  removexattr,
+  setattr,
+  setxattr,
+  statfs,
+} from "../../protocol/methods/namespace.ts";
+import type { Ino } from "../../protocol/id.ts";
+import { nameBytesMax } from "../../protocol/limits.ts";
+import type { Attr } from "../../protocol/shapes.ts";
+import { StatusError, statusOf } from "../../protocol/status.ts";
+import type { AttrChanges, Caller, Entry, FileSystem, Statfs } from "../fuse/filesystem.ts";
+import { atOf, attrOf, type Context, entryOf, shownAttr } from "./context.ts";
+import type { NodeRef } from "./nodes.ts";
+import { findSnapshot, isSnapshotsName } from "./snapshots.ts";
+
+type Group = Pick<
+  FileSystem,
+  | "lookup"
+  | "forget"
+  | "getattr"
+  | "setattr"
+  | "readlink"
+  | "statfs"
+  | "getxattr"
+  | "setxattr"
+  | "listxattr"
+  | "removexattr"
+>;
+
+const xattrModes = ["any", "create", "replace"] as const;
+/** statfs(2) counts in these. */
+const statfsBlockBytes = 4096;
+/** "As many as you like": the master has no limit of its own. */
+const filesFree = 2 ** 31;
+
+/** Looking up and looking at inodes, and changing what is not their contents. */
+export function attributeOps(context: Context): Group {
+  const { nodes, master, cache } = context;
+  return {
+    lookup: (parent, name, caller) => lookUp(context, nodes.ref(parent), name, caller),
+    forget: (node, references) => nodes.forget(node, references),
+
+    async getattr(node, _file, caller) {
+      const ref = nodes.ref(node);
+      return shownAttr(context, ref, await attrOf(context, ref, caller));
+    },
+
+    async setattr(node, changes, _file, caller) {
+      const ino = nodes.live(node);
+      const ref = { kind: "live", ino } as const;
+      return shownAttr(context, ref, await setAttributes(context, ino, changes, caller));
+    },
+
+    async readlink(node, caller) {
+      const ref = nodes.ref(node);
+      const request = { ino: ref.ino, ...atOf(ref) };
+      return Buffer.from((await master.read(readlink, request, caller.signal)).target);
+    },
+
+    statfs: (caller) => statfsOf(context, caller),
+
+    getxattr: (node, name, caller) => getAttribute(context, nodes.ref(node), name, caller),
+
+    async setxattr(node, name, value, flags, caller) {
+      const ino = nodes.live(node);
+      const mode = xattrModes[flags];
+      if (!mode) throw new StatusError("invalid", "unknown flags");
+      await master.mutate(setxattr, { ino, name, value, mode }, caller.signal);
+      cache.dropXattrs(ino);
+      cache.dropAttr(ino);
+    },
+
+    async listxattr(node, caller) {
+      const ref = nodes.ref(node);
+      if (ref.kind === "snapshots") return [];
+      const request = { ino: ref.ino, ...atOf(ref) };
+      return (await master.read(listxattr, request, caller.signal)).names;
+    },
+
+    async removexattr(node, name, caller) {
+      const ino = nodes.live(node);
+      await master.mutate(removexattr, { ino, name }, caller.signal);
+      cache.dropXattrs(ino);
+      cache.dropAttr(ino);
+    },
+  };
+}
+
+async function lookUp(
+  context: Context,
+  parent: NodeRef,
+  name: Buffer,
+  caller: Caller,
+): Promise<Entry> {
+  const { cache, master } = context;
+  if (parent.kind === "snapshots") {
+    const ref = await findSnapshot(context, parent.ino, name, caller);
+    return entryOf(context, ref, await attrOf(context, ref, caller));
+  }
+  if (parent.kind === "frozen") {
+    const request = { parent: parent.ino, name, at: parent.at };
+    const { attr } = await master.read(lookup, request, caller.signal);
+    return entryOf(context, { kind: "frozen", ino: attr.ino, at: parent.at }, attr);
+  }
+  if (isSnapshotsName(name)) {
+    const attr = await attrOf(context, parent, caller);
+    return entryOf(context, { kind: "snapshots", ino: parent.ino }, attr);
+  }
+  const known = cache.entry(parent.ino, name);
+  if (known === 0) throw notFound();
+  if (known !== undefined) {
+    const ref = { kind: "live", ino: known } as const;
+    return entryOf(context, ref, await attrOf(context, ref, caller));
+  }
+  return entryFromMaster(context, parent.ino, name, caller);
+}
+
+async function entryFromMaster(
+  context: Context,
+  parent: Ino,
+  name: Buffer,
+  caller: Caller,
+): Promise<Entry> {
+  const { cache, master } = context;
+  const ticket = cache.ticket();
+  try {
+    const { attr } = await master.read(lookup, { parent, name }, caller.signal);
+    cache.putEntry(parent, name, attr.ino, ticket);
+    cache.putAttr(attr, ticket);
+    return entryOf(context, { kind: "live", ino: attr.ino }, attr);
+  } catch (error) {
+    if (statusOf(error) === "not-found") cache.putEntry(parent, name, 0, ticket);
+    throw error;
+  }
+}
+
+function notFound(): StatusError {
+  return new StatusError("not-found", "no such entry");
+}
+
+/** What was written before comes first, so that it cannot undo a new size or time. */
+async function setAttributes(
+  context: Context,
+  ino: Ino,
+  changes: AttrChanges,
+  caller: Caller,
+): Promise<Attr> {
+  const { cache, master, writeBack, writer, reader, files } = context;
+  await writeBack.flush(ino);
+  const { attr } = await master.mutate(setattr, { ino, ...changes }, caller.signal);
+  if (changes.size !== undefined) {
+    writer.forget(ino);
+    reader.forget(ino);
+    files.changed(ino);
+  }
+  cache.dropAttr(ino);
+  cache.putAttr(attr, cache.ticket());
+  return attr;
+}
+
+async function getAttribute(
+  context: Context,
+  ref: NodeRef,
+  name: Buffer,
+  caller: Caller,
+): Promise<Buffer> {
+  const { cache, master } = context;
+  if (ref.kind === "snapshots") throw new StatusError("no-attribute", "no such attribute");
+  if (ref.kind === "frozen") {
+    const request = { ino: ref.ino, name, at: ref.at };
+    return Buffer.from((await master.read(getxattr, request, caller.signal)).value);
+  }
+  // The kernel asks for security.capability before every write: that must not cost a round trip.
+  let known = cache.xattr(ref.ino, name);
+  if (!known) {
+    const ticket = cache.ticket();
+    try {
+      const { value } = await master.read(getxattr, { ino: ref.ino, name }, caller.signal);
+      known = { value: Buffer.from(value) };
+    } catch (error) {
+      if (statusOf(error) !== "no-attribute") throw error;
+      known = { value: undefined };
+    }
+    cache.putXattr(ref.ino, Buffer.from(name), known.value, ticket);
+  }
+  if (!known.value) throw new StatusError("no-attribute", "no such attribute");
+  return known.value;
+}
+
+async function statfsOf(context: Context, caller: Caller): Promise<Statfs> {
+  const { totalBytes, freeBytes, inodes } = await context.master.read(statfs, {}, caller.signal);
+  return {
+    blockBytes: statfsBlockBytes,
+    blocks: Math.floor(totalBytes / statfsBlockBytes),
+    blocksFree: Math.floor(freeBytes / statfsBlockBytes),
+    files: inodes + filesFree,
+    filesFree,
+    nameBytesMax,
+  };
+}

@@ -1,0 +1,119 @@
+import { entriesPerPageMax } from "../../protocol/limits.ts";
+import { readdir, sync } from "../../protocol/methods/namespace.ts";
+import { StatusError } from "../../protocol/status.ts";
+import type { Caller, DirectoryEntry, FileSystem } from "../fuse/filesystem.ts";
+import { atOf, attrOf, type Context, shownAttr } from "./context.ts";
+import type { NodeRef } from "./nodes.ts";
+import { snapshotsName, snapshotsOf } from "./snapshots.ts";
+
+type Group = Pick<FileSystem, "opendir" | "readdir" | "releasedir" | "fsyncdir">;
+
+const typeMask = 0o170000;
+const typeDirectory = 0o040000;
+
+/** Reading directories. A page of entries with attributes is one round trip. */
+export function directoryOps(context: Context): Group {
+  const { nodes, files, master } = context;
+  return {
+    async opendir(node, caller) {
+      const ref = nodes.ref(node);
+      const attr = await attrOf(context, ref, caller);
+      if ((attr.mode & typeMask) !== typeDirectory) {
+        throw new StatusError("not-directory", "not a directory");
+      }
+      return files.add({ kind: "directory", ref });
+    },
+
+    async readdir(file, after, limit, caller) {
+      const { ref } = files.get(file);
+      if (ref.kind === "snapshots") return readSnapshots(context, ref, { after, limit }, caller);
+      if (ref.kind === "live" && context.showSnapshots) {
+        return readWithSnapshots(context, ref, { after, limit }, caller);
+      }
+      return readPages(context, ref, { after, limit }, caller);
+    },
+
+    releasedir(file) {
+      files.remove(file);
+      return Promise.resolve();
+    },
+
+    async fsyncdir(_file, caller) {
+      await master.read(sync, {}, caller.signal);
+    },
+  };
+}
+
+interface Page {
+  after: Buffer | undefined;
+  limit: number;
+}
+
+async function readPages(
+  context: Context,
+  ref: NodeRef,
+  page: Page,
+  caller: Caller,
+): Promise<DirectoryEntry[]> {
+  const { master, cache } = context;
+  const entries: DirectoryEntry[] = [];
+  let { after } = page;
+  for (let more = true; more && entries.length < page.limit;) {
+    const limit = Math.min(page.limit - entries.length, entriesPerPageMax);
+    const request = { ino: ref.ino, ...atOf(ref), ...(after ? { after } : {}), limit };
+    const ticket = cache.ticket();
+    const reply = await master.read(readdir, request, caller.signal);
+    for (const { name, attr } of reply.entries) {
+      if (ref.kind === "live") {
+        cache.putEntry(ref.ino, name, attr.ino, ticket);
+        cache.putAttr(attr, ticket);
+      }
+      const child = ref.kind === "frozen" ? { ...ref, ino: attr.ino } : liveRef(attr.ino);
+      entries.push({ name: Buffer.from(name), attr: shownAttr(context, child, attr) });
+    }
+    after = reply.entries.at(-1)?.name;
+    more = reply.more && after !== undefined;
+  }
+  return entries;
+}
+
+function liveRef(ino: NodeRef["ino"]): NodeRef {
+  return { kind: "live", ino };
+}
+
+/** The snapshots of a directory, in byte order of their names. */
+async function readSnapshots(
+  context: Context,
+  ref: NodeRef,
+  page: Page,
+  caller: Caller,
+): Promise<DirectoryEntry[]> {
+  const { after } = page;
+  const snapshots = (await snapshotsOf(context, ref.ino, caller))
+    .toSorted((a, b) => Buffer.compare(a.name, b.name))
+    .filter(({ name }) => after === undefined || Buffer.compare(name, after) > 0)
+    .slice(0, page.limit);
+  const entries: DirectoryEntry[] = [];
+  for (const { name, epoch } of snapshots) {
+    const frozen = { kind: "frozen", ino: ref.ino, at: epoch } as const;
+    const attr = await attrOf(context, frozen, caller);
+    entries.push({ name: Buffer.from(name), attr: shownAttr(context, frozen, attr) });
+  }
+  return entries;
+}
+
+/** `--show-snapshots`: the name is listed first, whatever order the others have. */
+async function readWithSnapshots(
+  context: Context,
+  ref: NodeRef,
+  page: Page,
+  caller: Caller,
+): Promise<DirectoryEntry[]> {
+  const first = page.after === undefined;
+  const after = page.after?.equals(snapshotsName) ? undefined : page.after;
+  if (!first) return readPages(context, ref, { after, limit: page.limit }, caller);
+  const own: NodeRef = { kind: "snapshots", ino: ref.ino };
+  const attr = shownAttr(context, own, await attrOf(context, ref, caller));
+  const rest = await readPages(context, ref, { after, limit: page.limit - 1 }, caller);
+  return [{ name: snapshotsName, attr }, ...rest];
+}

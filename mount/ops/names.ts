@@ -1,0 +1,143 @@
+import type { Ino } from "../../protocol/id.ts";
+import {
+  link,
+  mkdir,
+  mknod,
+  rename,
+  rmdir,
+  symlink,
+  unlink,
+} from "../../protocol/methods/namespace.ts";
+import { StatusError } from "../../protocol/status.ts";
+import type { Caller, Entry, FileSystem } from "../fuse/filesystem.ts";
+import { attrOf, type Context, entryChanged, entryOf, learnNew } from "./context.ts";
+import type { NodeRef } from "./nodes.ts";
+import { dropSnapshot, isSnapshotsName, moveSnapshot, takeSnapshot } from "./snapshots.ts";
+
+type Group = Pick<
+  FileSystem,
+  "mknod" | "mkdir" | "symlink" | "link" | "unlink" | "rmdir" | "rename"
+>;
+
+const renameNoReplace = 1;
+const renameExchange = 2;
+
+/** Everything that makes, moves or removes names. */
+export function nameOps(context: Context): Group {
+  const { nodes, master } = context;
+  return {
+    async mknod(parent, name, mode, rdev, caller) {
+      const dir = writable(context, parent, name);
+      const request = { parent: dir, name, mode, rdev, ...ownerOf(caller) };
+      return made(context, dir, name, await master.mutate(mknod, request, caller.signal));
+    },
+
+    async mkdir(parent, name, mode, caller) {
+      const ref = nodes.ref(parent);
+      if (ref.kind === "snapshots") {
+        const frozen = await takeSnapshot(context, ref.ino, name, caller);
+        return entryOf(context, frozen, await attrOf(context, frozen, caller));
+      }
+      const dir = writable(context, parent, name);
+      const request = { parent: dir, name, mode, ...ownerOf(caller) };
+      return made(context, dir, name, await master.mutate(mkdir, request, caller.signal));
+    },
+
+    async symlink(parent, name, target, caller) {
+      const dir = writable(context, parent, name);
+      const request = { parent: dir, name, target, ...ownerOf(caller) };
+      return made(context, dir, name, await master.mutate(symlink, request, caller.signal));
+    },
+
+    async link(node, parent, name, caller) {
+      const dir = writable(context, parent, name);
+      const request = { ino: nodes.live(node), parent: dir, name };
+      return made(context, dir, name, await master.mutate(link, request, caller.signal));
+    },
+
+    async unlink(parent, name, caller) {
+      const dir = writable(context, parent, name);
+      const { ino } = await master.mutate(unlink, { parent: dir, name }, caller.signal);
+      gone(context, dir, name, ino);
+    },
+
+    async rmdir(parent, name, caller) {
+      const ref = nodes.ref(parent);
+      if (ref.kind === "snapshots") return dropSnapshot(context, ref.ino, name, caller);
+      const dir = writable(context, parent, name);
+      const { ino } = await master.mutate(rmdir, { parent: dir, name }, caller.signal);
+      gone(context, dir, name, ino);
+    },
+
+    rename: (source, target, flags, caller) => move(context, source, target, flags, caller),
+  };
+}
+
+/** The live directory `parent`, in which `name` is to be made or removed. */
+function writable(context: Context, parent: number, name: Buffer): Ino {
+  const ino = context.nodes.live(parent);
+  if (isSnapshotsName(name)) throw new StatusError("exists", ".snapshots is reserved");
+  return ino;
+}
+
+function ownerOf(caller: Caller): { uid: number; gid: number } {
+  return { uid: caller.uid, gid: caller.gid };
+}
+
+function made(
+  context: Context,
+  parent: Ino,
+  name: Buffer,
+  { attr }: { attr: Parameters<typeof learnNew>[3] },
+): Entry {
+  learnNew(context, parent, name, attr);
+  return entryOf(context, { kind: "live", ino: attr.ino }, attr);
+}
+
+function gone(context: Context, parent: Ino, name: Buffer, ino: Ino): void {
+  entryChanged(context, parent, name);
+  context.cache.dropAttr(ino);
+  context.cache.putEntry(parent, name, 0, context.cache.ticket());
+}
+
+async function move(
+  context: Context,
+  source: { parent: number; name: Buffer },
+  target: { parent: number; name: Buffer },
+  flags: number,
+  caller: Caller,
+): Promise<void> {
+  const { nodes, master, cache } = context;
+  if ((flags & ~(renameNoReplace | renameExchange)) !== 0) {
+    throw new StatusError("invalid", "unknown flags");
+  }
+  const from = nodes.ref(source.parent);
+  const to = nodes.ref(target.parent);
+  if (from.kind === "snapshots" || to.kind === "snapshots") {
+    const dir = sameSnapshots(from, to);
+    return moveSnapshot(context, dir, { name: source.name, newName: target.name }, caller);
+  }
+  const parent = writable(context, source.parent, source.name);
+  const newParent = writable(context, target.parent, target.name);
+  const { moved, replaced } = await master.mutate(
+    rename,
+    {
+      parent,
+      name: source.name,
+      newParent,
+      newName: target.name,
+      noReplace: (flags & renameNoReplace) !== 0,
+      exchange: (flags & renameExchange) !== 0,
+    },
+    caller.signal,
+  );
+  entryChanged(context, parent, source.name);
+  entryChanged(context, newParent, target.name);
+  cache.dropAttr(moved);
+  if (replaced !== undefined) cache.dropAttr(replaced);
+}
+
+function sameSnapshots(from: NodeRef, to: NodeRef): Ino {
+  if (from.kind === "snapshots" && to.kind === "snapshots" && from.ino === to.ino) return from.ino;
+  throw new StatusError("cross-device", "a snapshot can only be renamed where it is");
+}
