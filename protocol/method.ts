@@ -23,8 +23,10 @@ export type ReplyOf<M> = M extends Method<unknown, infer Reply> ? Reply : never;
 type ObjectOf<P extends TProperties> = Static<ReturnType<typeof Type.Object<P>>>;
 
 function checker(schema: TSchema): (value: unknown) => string | undefined {
-  const compiled = Compile(schema);
+  // Compiled when first used: a program uses few of the methods, and compiling all takes half a second.
+  let compiled: ReturnType<typeof Compile> | undefined;
   return (value) => {
+    compiled ??= Compile(schema);
     if (compiled.Check(value)) return undefined;
     const [first] = compiled.Errors(value);
     return first ? `${first.instancePath || "/"} ${first.message}` : "has another shape";

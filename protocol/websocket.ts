@@ -62,7 +62,8 @@ class WebSocketTransport implements Transport {
     this.#ping?.cancel();
     // 123 bytes are what a close frame has room for (RFC 6455 §5.5).
     this.#socket.close(1000, Buffer.from(reason).subarray(0, 123).toString("latin1").slice(0, 60));
-    this.#clock.timer(keepAliveMs, () => this.#socket.terminate());
+    const impatience = this.#clock.timer(keepAliveMs, () => this.#socket.terminate());
+    this.#socket.once("close", () => impatience.cancel());
   }
 
   onMessage(listener: (parts: readonly Buffer[]) => void): void {

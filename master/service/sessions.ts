@@ -23,6 +23,7 @@ const forgetMax = 256;
 export interface Session {
   readonly id: SessionId;
   readonly secret: string;
+  /** Empty: not a mount, but a command of an operator. */
   readonly mountpoint: string;
   /** host and pid of the mount, for people. */
   name: string;
@@ -69,6 +70,10 @@ export class Sessions {
 
   all(): Session[] {
     return [...this.#sessions.values()];
+  }
+
+  mounts(): Session[] {
+    return this.all().filter((session) => session.mountpoint !== "");
   }
 
   of(connection: Connection): Session {
@@ -145,7 +150,7 @@ export class Sessions {
 
   async #create(params: RequestOf<typeof openSession>, name: string): Promise<Session> {
     const id = sessionId(this.#committer.ids.next("session"));
-    const { mountpoint } = params;
+    const mountpoint = params.mountpoint ?? "";
     const secret = params.secret || randomUUID();
     await this.#committer.run((txn) =>
       txn.put("session", numberKey(id, 0), encodeReply({ secret, mountpoint, name })),
@@ -214,7 +219,7 @@ export class Sessions {
    * that does not answer loses its connection, and with it its right to cache.
    */
   invalidateOthers(touched: Touched, origin: SessionId | undefined): Promise<void> | undefined {
-    const others = this.all().filter((s) => s.connection && s.id !== origin);
+    const others = this.mounts().filter((s) => s.connection && s.id !== origin);
     if (others.length === 0) return undefined;
     const params = {
       inos: [...touched.inos] as Ino[],
@@ -234,7 +239,7 @@ export class Sessions {
   /** Asks every mount to send what it holds unwritten. Returns the names of those that did not. */
   async flushAll(): Promise<string[]> {
     const outcomes = await Promise.all(
-      this.all().map(async (session) => {
+      this.mounts().map(async (session) => {
         const name = `${session.name} on ${session.mountpoint}`;
         if (!session.connection) return name;
         try {

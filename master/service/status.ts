@@ -83,7 +83,7 @@ export class StatusService {
   }
 
   #mounts(): ReplyOf<typeof status>["mounts"] {
-    return this.#parts.sessions.all().map((session) => ({
+    return this.#parts.sessions.mounts().map((session) => ({
       session: session.id,
       name: session.name,
       mountpoint: session.mountpoint,

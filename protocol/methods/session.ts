@@ -30,7 +30,8 @@ export const openSession = method({
   code: 10,
   name: "session.open",
   request: {
-    mountpoint: Text,
+    /** Absent: not a mount, but a command that changes something. It caches and holds back nothing. */
+    mountpoint: Opt(Text),
     secret: Text,
     resume: Opt(SessionShape),
     opens: List(InoShape, 1_000_000),

@@ -1,0 +1,53 @@
+import cliProgress from "cli-progress";
+
+/** Tells how far a command is: a bar that is redrawn on a terminal, lines elsewhere. */
+export interface Progress {
+  /** What is being done now. */
+  step(text: string): void;
+  /** One of `total` is done; `text` says what, in a line that stays. */
+  done(text: string): void;
+  /** Idempotent: takes the bar away. */
+  end(): void;
+}
+
+export function createProgress(total: number, stream = process.stdout): Progress {
+  return stream.isTTY ? barProgress(total, stream) : lineProgress(stream);
+}
+
+function lineProgress(stream: NodeJS.WriteStream): Progress {
+  const line = (text: string): void => void stream.write(`${text}\n`);
+  return { step: () => undefined, done: line, end: () => undefined };
+}
+
+function barProgress(total: number, stream: NodeJS.WriteStream): Progress {
+  const bar = new cliProgress.SingleBar({
+    format: "{bar} {value}/{total}  {step}",
+    barsize: 20,
+    barCompleteChar: "█",
+    barIncompleteChar: "░",
+    clearOnComplete: true,
+    // Its own handler of ^C would keep the program running.
+    gracefulExit: false,
+    linewrap: false,
+    stream,
+  });
+  // The bar puts the cursor back to where it began: lines come when it is gone.
+  const lines: string[] = [];
+  let ended = false;
+  let value = 0;
+  bar.start(total, 0, { step: "" });
+  return {
+    step: (text) => bar.update({ step: text }),
+    done: (text) => {
+      value = Math.min(value + 1, total);
+      bar.update(value);
+      lines.push(text);
+    },
+    end: () => {
+      if (ended) return;
+      ended = true;
+      bar.stop();
+      stream.write(lines.map((line) => `${line}\n`).join(""));
+    },
+  };
+}

@@ -1,0 +1,87 @@
+import type { Connection } from "../protocol/connection.ts";
+import { type Epoch, type Ino, rootIno } from "../protocol/id.ts";
+import { entriesPerPageMax } from "../protocol/limits.ts";
+import type { Method, Sequence } from "../protocol/method.ts";
+import { getattr, readdir, walk } from "../protocol/methods/namespace.ts";
+import { closeSession, openSession } from "../protocol/methods/session.ts";
+import type { Attr, DirEntry } from "../protocol/shapes.ts";
+import { StatusError } from "../protocol/status.ts";
+import { UserError } from "../common/program.ts";
+
+/** Longer than any snapshot's fence or a busy master takes. */
+const deadlineMs = 120_000;
+
+/**
+ * Work on the namespace without a mount, over one connection. A lost connection ends it: the commands
+ * that use it can simply be run again.
+ */
+export class NamespaceSession {
+  readonly #connection: Connection;
+  #seq = 0;
+
+  private constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  static async open(connection: Connection): Promise<NamespaceSession> {
+    await connection.call(openSession, { secret: "", opens: [] });
+    return new NamespaceSession(connection);
+  }
+
+  async close(): Promise<void> {
+    if (!this.#connection.closed) await this.#connection.call(closeSession, {}).catch(() => ({}));
+  }
+
+  read<Request, Reply>(method: Method<Request, Reply>, params: Request): Promise<Reply> {
+    return this.#connection.call(method, params, { deadlineMs });
+  }
+
+  mutate<Request extends Sequence, Reply>(
+    method: Method<Request, Reply>,
+    params: Omit<Request, "seq" | "acked">,
+  ): Promise<Reply> {
+    this.#seq += 1;
+    const request = { ...params, seq: this.#seq, acked: this.#seq - 1 };
+    return this.#connection.call(method, request as unknown as Request, { deadlineMs });
+  }
+
+  /** The inode of a path from the root, or a `UserError` that says which part does not exist. */
+  async resolve(path: string): Promise<Attr> {
+    const found = await this.find(path);
+    if (!found) throw new UserError(`${path}: no such file or directory in the filesystem`);
+    return found;
+  }
+
+  async find(path: string): Promise<Attr | undefined> {
+    const names = path.split("/").filter((name) => name !== "" && name !== ".");
+    if (names.length === 0) return this.attr(rootIno, undefined);
+    const request = { from: rootIno, names: names.map((name) => Buffer.from(name)) };
+    const { attrs } = await this.read(walk, request);
+    return attrs[names.length - 1];
+  }
+
+  async attr(ino: Ino, at: Epoch | undefined): Promise<Attr> {
+    return (await this.read(getattr, { ino, ...(at === undefined ? {} : { at }) })).attr;
+  }
+
+  /** All entries of a directory, page by page. */
+  async *entries(ino: Ino, at: Epoch | undefined): AsyncIterable<DirEntry> {
+    let after: Buffer | undefined;
+    for (let more = true; more;) {
+      const page = await this.read(readdir, {
+        ino,
+        limit: entriesPerPageMax,
+        ...(at === undefined ? {} : { at }),
+        ...(after ? { after } : {}),
+      });
+      yield* page.entries;
+      after = page.entries.at(-1)?.name;
+      more = page.more && after !== undefined;
+    }
+  }
+}
+
+/** True for the failure of an operation because there is no such thing. */
+export function isMissing(error: unknown): boolean {
+  return error instanceof StatusError && error.status === "not-found";
+}

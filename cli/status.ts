@@ -1,0 +1,79 @@
+import type { CommandModule } from "yargs";
+import { masterAddressDefault } from "../common/address.ts";
+import { addressFrom } from "../common/program.ts";
+import { status } from "../protocol/methods/admin.ts";
+import type { ReplyOf } from "../protocol/method.ts";
+import { withMaster } from "./admin.ts";
+
+/** `gfs status`: what the master knows of the cluster. Exit code 2 when chunks are in danger. */
+
+interface StatusOptions {
+  master: string;
+  json: boolean;
+}
+
+export const statusCommand: CommandModule<object, StatusOptions> = {
+  command: "status",
+  describe: "show the state of the cluster",
+  builder: (yargs) =>
+    yargs
+      .option("master", {
+        type: "string",
+        default: process.env["GFS_MASTER"] ?? masterAddressDefault,
+        requiresArg: true,
+        describe: "HOST:PORT of the master",
+      })
+      .option("json", { type: "boolean", default: false, describe: "print JSON" }),
+  handler: async ({ master, json }) => {
+    const reply = await withMaster(addressFrom(master, "--master"), (connection) =>
+      connection.call(status, {}),
+    );
+    process.stdout.write(json ? `${JSON.stringify(reply, undefined, 2)}\n` : asText(reply));
+    if (reply.chunks.lost > 0 || reply.servers.every(({ state }) => state !== "up")) {
+      process.exitCode = 2;
+    }
+  },
+};
+
+function asText(reply: ReplyOf<typeof status>): string {
+  const { master, chunks, servers, mounts, snapshots } = reply;
+  const rows = servers.map((server) => [
+    String(server.id),
+    server.address,
+    server.rack,
+    server.state,
+    String(server.chunks),
+    gigabytes(server.usedBytes),
+    gigabytes(server.freeBytes),
+    server.diskTrouble ?? "",
+  ]);
+  return [
+    `cluster ${reply.cluster}, release ${reply.version}`,
+    `master ${master.address}, up ${Math.round(master.upMs / 1000)} s, ${master.inodes} inodes`,
+    `chunks ${chunks.total}, below goal ${chunks.belowGoal}, lost ${chunks.lost}, ` +
+      `corrupt ${chunks.corrupt}`,
+    "",
+    ...table([["id", "server", "rack", "state", "chunks", "used", "free", ""], ...rows]),
+    "",
+    ...mounts.map(
+      ({ mountpoint, name, connected }) =>
+        `mount ${mountpoint} of ${name}${connected ? "" : ", not connected"}`,
+    ),
+    ...snapshots.map(({ path, name, createdAt }) => `snapshot ${path} ${name} of ${createdAt}`),
+    "",
+  ].join("\n");
+}
+
+const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
+
+function table(rows: readonly string[][]): string[] {
+  const widths = (rows[0] ?? []).map((_, column) =>
+    Math.max(...rows.map((row) => row[column]?.length ?? 0)),
+  );
+  return rows.map((row) =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+      .join("  ")
+      .trimEnd(),
+  );
+}
