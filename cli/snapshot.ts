@@ -58,7 +58,10 @@ async function directory(session: NamespaceSession, path: InnerPath): Promise<At
 
 const isoTime = (ns: bigint): string => new Date(Number(ns / 1_000_000n)).toISOString();
 
-const createCommand: CommandModule<object, MasterOption & { dir: string; name: string | undefined }> = {
+const createCommand: CommandModule<
+  object,
+  MasterOption & { dir: string; name: string | undefined }
+> = {
   command: "create <dir> [name]",
   describe: "take a snapshot of a directory and everything below it",
   builder: (yargs) =>
@@ -80,7 +83,10 @@ const createCommand: CommandModule<object, MasterOption & { dir: string; name: s
     }),
 };
 
-const listCommand: CommandModule<object, MasterOption & { dir: string | undefined; json: boolean }> = {
+const listCommand: CommandModule<
+  object,
+  MasterOption & { dir: string | undefined; json: boolean }
+> = {
   command: "list [dir]",
   describe: "list snapshots: all, or those that show a directory",
   builder: (yargs) =>
