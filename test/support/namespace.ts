@@ -1,0 +1,172 @@
+import type { Clock } from "../../common/clock.ts";
+import type { ChunkHandle, Epoch, Ino } from "../../protocol/id.ts";
+import { ino as toIno, rootIno } from "../../protocol/id.ts";
+import { reclaimTrash } from "../../master/background/reclaim.ts";
+import { sweepHistory } from "../../master/background/sweep.ts";
+import { openFormat } from "../../master/format.ts";
+import { Committer } from "../../master/namespace/committer.ts";
+import { addChunk, putCopy, truncate } from "../../master/namespace/ops/contents.ts";
+import { NamespaceReader } from "../../master/namespace/ops/read.ts";
+import { dropSnapshot, takeSnapshot } from "../../master/namespace/ops/snapshot.ts";
+import type { Txn } from "../../master/namespace/txn.ts";
+import { numberFromKey, numberKey } from "../../master/store/bytes.ts";
+import { parseHistoryKey, rowsAt } from "../../master/store/history.ts";
+import type { Store } from "../../master/store/store.ts";
+import { decodeChunk, decodeChunkRef } from "../../master/store/tables.ts";
+
+/** Chunks of four bytes, so that small tests cross their borders. */
+export const chunkBytes = 4;
+
+/** A clock that moves on by a microsecond whenever it is read. */
+export function tickingClock(): Clock {
+  let now = 1_700_000_000_000_000_000n;
+  return {
+    nowMs: () => Number(now / 1_000_000n),
+    wallNs: () => (now += 1_000n),
+    timer: () => ({ cancel: () => undefined }),
+  };
+}
+
+/**
+ * The master's namespace without a network: its operations, and chunks that are strings in a map, which
+ * behave as chunk servers do (in-place writes, clones, cuts).
+ */
+export class TestNamespace {
+  readonly store: Store;
+  readonly committer: Committer;
+  readonly reader: NamespaceReader;
+  /** What each chunk holds. */
+  readonly chunks = new Map<ChunkHandle, string>();
+  readonly open = new Set<Ino>();
+
+  constructor(store: Store) {
+    this.store = store;
+    const clock = tickingClock();
+    openFormat(store, { chunkBytes, replicas: 3, nowNs: clock.wallNs(), uid: 0, gid: 0 });
+    this.committer = new Committer(store, clock);
+    this.committer.onGarbage = (garbage) => {
+      for (const { handle } of garbage) this.chunks.delete(handle);
+    };
+    this.reader = new NamespaceReader(store, chunkBytes);
+  }
+
+  run<T>(work: (txn: Txn) => T): Promise<T> {
+    return this.committer.run(work);
+  }
+
+  /** Writes one whole chunk of a file, as a mount and its chunk servers would. */
+  async write(ino: Ino, index: number, value: string): Promise<void> {
+    await this.run((txn) => {
+      const inode = txn.inode(ino);
+      const ref = txn.findChunkRef(ino, index);
+      let handle = ref?.handle;
+      if (!ref) {
+        handle = txn.newHandle();
+        addChunk(txn, { ino, index, handle, planned: [] });
+      } else if (!txn.isExclusive(ino, ref)) {
+        handle = txn.newHandle();
+        putCopy(txn, ino, index, { source: ref.handle, handle });
+      }
+      if (handle !== undefined) this.chunks.set(handle, value);
+      const size = Math.max(inode.size, (index + 1) * chunkBytes);
+      txn.putInode(ino, { ...txn.inode(ino), size, mtime: txn.nowNs });
+    });
+  }
+
+  async truncate(ino: Ino, size: number): Promise<void> {
+    await this.run((txn) => {
+      const index = Math.floor(size / chunkBytes);
+      const ref = txn.findChunkRef(ino, index);
+      const cuts = ref && size < txn.inode(ino).size && size % chunkBytes !== 0;
+      let copy: { source: ChunkHandle; handle: ChunkHandle } | undefined;
+      if (cuts && !txn.isExclusive(ino, ref)) {
+        copy = { source: ref.handle, handle: txn.newHandle() };
+        this.chunks.set(copy.handle, this.#cut(ref.handle, size % chunkBytes));
+      }
+      const { cut } = truncate(txn, { ino, size, chunkBytes, copy });
+      if (cut !== undefined) this.chunks.set(cut, this.#cut(cut, size % chunkBytes));
+    });
+  }
+
+  #cut(handle: ChunkHandle, length: number): string {
+    return (this.chunks.get(handle) ?? "").slice(0, length);
+  }
+
+  snapshot(dir: Ino, name: string): Promise<Epoch> {
+    return this.run((txn) => {
+      const { epoch } = takeSnapshot(txn, dir, Buffer.from(name));
+      this.committer.raiseEpoch(txn);
+      return epoch;
+    });
+  }
+
+  async dropSnapshot(dir: Ino, name: string): Promise<void> {
+    await this.run((txn) => {
+      dropSnapshot(txn, dir, Buffer.from(name));
+      this.committer.endGroup();
+    });
+    await sweepHistory(this.committer, new AbortController().signal);
+  }
+
+  async reclaim(): Promise<void> {
+    while (await reclaimTrash(this.committer)) continue;
+  }
+
+  /** A file's bytes, now or in an epoch; holes and what is missing are NULs. */
+  contents(ino: Ino, at: Epoch | undefined): string {
+    const { size } = this.reader.inode(ino, at);
+    let bytes = "\0".repeat(Math.ceil(size / chunkBytes) * chunkBytes);
+    for (const row of rowsAt(this.store, "chunkmap", { prefix: numberKey(ino), at })) {
+      const start = numberFromKey(row.key, 8) * chunkBytes;
+      const { handle } = decodeChunkRef(row.value);
+      const value = (this.chunks.get(handle) ?? `<lost chunk ${handle}>`).padEnd(chunkBytes, "\0");
+      bytes = bytes.slice(0, start) + value + bytes.slice(start + chunkBytes);
+    }
+    return bytes.slice(0, size);
+  }
+
+  /** The tree under a directory as one value: names, kinds, links and contents. */
+  tree(dir: Ino = rootIno, at?: Epoch): unknown {
+    const entries: Record<string, unknown> = {};
+    for (const { name, attr } of this.reader.readdir(dir, at, { after: undefined, limit: 1024 })
+      .entries) {
+      const isDir = (attr.mode & 0o170000) === 0o040000;
+      entries[name.toString()] = isDir
+        ? this.tree(attr.ino, at)
+        : { nlink: attr.nlink, mode: attr.mode, contents: this.contents(attr.ino, at) };
+    }
+    return entries;
+  }
+
+  /** What is wrong with the tables, as sentences. Empty if they agree with each other. */
+  check(): string[] {
+    const wrong: string[] = [];
+    const refs = new Map<number, number>();
+    const count = (record: Buffer): void => {
+      const { handle } = decodeChunkRef(record);
+      refs.set(handle, (refs.get(handle) ?? 0) + 1);
+    };
+    for (const { value } of this.store.range("chunkmap", { from: Buffer.alloc(0) })) count(value);
+    for (const { key, value } of this.store.range("history", { from: Buffer.alloc(0) })) {
+      if (parseHistoryKey(key)?.table === "chunkmap") count(value);
+    }
+    for (const { key, value } of this.store.range("chunk", { from: Buffer.alloc(0) })) {
+      const handle = numberFromKey(key, 0);
+      const counted = refs.get(handle) ?? 0;
+      const { refs: recorded } = decodeChunk(value);
+      if (recorded !== counted) wrong.push(`chunk ${handle}: ${recorded} refs, ${counted} rows`);
+      refs.delete(handle);
+    }
+    for (const handle of refs.keys()) wrong.push(`chunk ${handle} is referred to, not recorded`);
+    for (const { key } of this.store.range("inode", { from: Buffer.alloc(0) })) {
+      const ino = toIno(numberFromKey(key, 0));
+      const inode = this.reader.inode(ino, undefined);
+      let rows = 0;
+      for (const _ of rowsAt(this.store, "chunkmap", { prefix: numberKey(ino), at: undefined })) {
+        rows += 1;
+      }
+      if (rows !== inode.chunks) wrong.push(`inode ${ino}: chunks ${inode.chunks}, rows ${rows}`);
+    }
+    return wrong;
+  }
+}
