@@ -20,8 +20,8 @@ import type { Attr } from "../protocol/shapes.ts";
 import type { NamespaceSession } from "./session.ts";
 
 /**
- * Makes a directory what it was in a snapshot. Files get their old contents by sharing chunks on the
- * master, so nothing is copied; what has not changed since is not touched.
+ * Makes a directory what it was in a snapshot. Files get their old contents by sharing chunks on
+ * the master, so nothing is copied; what has not changed since is not touched.
  */
 
 const typeMask = 0o170000;
@@ -170,7 +170,9 @@ export class Restore {
   }
 }
 
-/** ctime moves with every change of an inode: an equal one means the same contents and attributes. */
+/**
+ * ctime moves with every change of an inode: an equal one means the same contents and attributes.
+ */
 function isSame(was: Attr, is: Attr): boolean {
   return was.ino === is.ino && was.ctime === is.ctime && was.size === is.size;
 }

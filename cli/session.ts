@@ -12,8 +12,8 @@ import { UserError } from "../common/program.ts";
 const deadlineMs = 120_000;
 
 /**
- * Work on the namespace without a mount, over one connection. A lost connection ends it: the commands
- * that use it can simply be run again.
+ * Work on the namespace without a mount, over one connection. A lost connection ends it: the
+ * commands that use it can simply be run again.
  */
 export class NamespaceSession {
   readonly #connection: Connection;

@@ -1,8 +1,8 @@
 import { crc32c as hardware } from "@node-rs/crc32";
 
 /**
- * CRC32C (Castagnoli, as in iSCSI, RFC 3720 §12.1) of `bytes`. With `seed`, the CRC of earlier bytes,
- * the result is that of both together: `crc32c(b, crc32c(a)) === crc32c(a + b)`.
+ * CRC32C (Castagnoli, as in iSCSI, RFC 3720 §12.1) of `bytes`. With `seed`, the CRC of earlier
+ * bytes, the result is that of both together: `crc32c(b, crc32c(a)) === crc32c(a + b)`.
  */
 export function crc32c(bytes: Uint8Array, seed = 0): number {
   return hardware(bytes, seed);
@@ -12,8 +12,8 @@ export function crc32c(bytes: Uint8Array, seed = 0): number {
 export const blockBytes = 64 * 1024;
 
 /**
- * CRCs of the pieces that `bytes` falls into when it starts at `offset` of a chunk and is cut at the
- * chunk's block borders. The first and the last piece may be shorter than a block.
+ * CRCs of the pieces that `bytes` falls into when it starts at `offset` of a chunk and is cut at
+ * the chunk's block borders. The first and the last piece may be shorter than a block.
  */
 export function crcsByBlock(bytes: Uint8Array, offset: number): number[] {
   const crcs: number[] = [];

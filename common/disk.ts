@@ -1,11 +1,14 @@
 /**
- * Files come in through this interface. Every step has a site name as its first argument, for example
- * `disk.rename("clone.publish", staging, target)`, so that a test can fail, delay or crash exactly
- * one step of one operation. Failures reject with what the system says (`error.code` is an errno name).
+ * Files come in through this interface. Every step has a site name as its first argument, for
+ * example `disk.rename("clone.publish", staging, target)`, so that a test can fail, delay or crash
+ * exactly one step of one operation. Failures reject with what the system says (`error.code` is an
+ * errno name).
  */
 
 export interface OpenFile {
-  /** Fills `into` from `position` on; resolves with the bytes read, fewer only at the file's end. */
+  /**
+   * Fills `into` from `position` on; resolves with the bytes read, fewer only at the file's end.
+   */
   read(site: string, into: Buffer, position: number): Promise<number>;
   /** Writes all of `bytes` at `position`. */
   write(site: string, bytes: Buffer, position: number): Promise<void>;

@@ -1,7 +1,6 @@
-import { randomUUID } from "node:crypto";
 import { UserError } from "../common/program.ts";
 import { decodeCbor, encodeCbor } from "../protocol/codec.ts";
-import { epoch, type Ino, rootIno } from "../protocol/id.ts";
+import { epoch, noIno, rootIno } from "../protocol/id.ts";
 import { numberKey } from "./store/bytes.ts";
 import type { Store } from "./store/store.ts";
 import { encodeInode } from "./store/tables.ts";
@@ -16,13 +15,24 @@ export interface Format {
   chunkBytes: number;
 }
 
+/** What a new filesystem is made with. */
+export interface NewFilesystem {
+  cluster: string;
+  chunkBytes: number;
+  replicas: number;
+  nowNs: bigint;
+  /** The root directory's owner. */
+  uid: number;
+  gid: number;
+}
+
 /**
- * The filesystem's constants, from the store; a new store is given `chunkBytes`, an identity and a root
- * directory.
+ * The filesystem's constants, from the store; a new store is given `chunkBytes`, an identity and a
+ * root directory.
  */
 export function openFormat(
   store: Store,
-  wanted: { chunkBytes: number; replicas: number; nowNs: bigint; uid: number; gid: number },
+  wanted: NewFilesystem,
 ): Format {
   const stored = store.get("meta", formatKey);
   if (!stored) return createFormat(store, wanted);
@@ -38,9 +48,9 @@ export function openFormat(
 
 function createFormat(
   store: Store,
-  wanted: { chunkBytes: number; replicas: number; nowNs: bigint; uid: number; gid: number },
+  wanted: NewFilesystem,
 ): Format {
-  const format = { cluster: randomUUID(), chunkBytes: wanted.chunkBytes };
+  const format = { cluster: wanted.cluster, chunkBytes: wanted.chunkBytes };
   const { nowNs, uid, gid, replicas } = wanted;
   const root = encodeInode({
     since: epoch(1),
@@ -54,7 +64,7 @@ function createFormat(
     atime: nowNs,
     mtime: nowNs,
     ctime: nowNs,
-    parent: 0 as Ino,
+    parent: noIno,
     replicas,
     target: Buffer.alloc(0),
   });

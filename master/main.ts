@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { randomUUID } from "node:crypto";
 import { accessSync, constants, existsSync, mkdirSync, readdirSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
@@ -93,6 +94,7 @@ await runMain("gfs-master", async () => {
     clock: systemClock,
     log,
     random: Math.random,
+    uuid: randomUUID,
     version: releaseVersion(),
     chunkBytes,
     owner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 },

@@ -27,7 +27,9 @@ const repairMs = 1_000;
 const repairAllMs = 60_000;
 const expireMs = 2_000;
 
-/** The master: its parts, put together. Everything from outside comes in through the constructor. */
+/**
+ * The master: its parts, put together. Everything from outside comes in through the constructor.
+ */
 export class Master {
   readonly cluster: string;
   readonly chunkBytes: number;
@@ -54,6 +56,7 @@ export class Master {
     clock: Clock;
     log: Log;
     random: () => number;
+    uuid: () => string;
     version: string;
     chunkBytes: number;
     owner: { uid: number; gid: number };
@@ -64,6 +67,7 @@ export class Master {
     this.#log = log;
     this.#tasks = new Tasks({ clock, log });
     const format = openFormat(store, {
+      cluster: options.uuid(),
       chunkBytes: options.chunkBytes,
       replicas: replicasDefault,
       nowNs: clock.wallNs(),
@@ -75,7 +79,7 @@ export class Master {
     const committer = (this.committer = new Committer(store, clock));
     const reader = (this.reader = new NamespaceReader(store, chunkBytes));
     const fleet = (this.fleet = new Fleet(clock));
-    const sessions = (this.sessions = new Sessions({ committer, clock, log }));
+    const sessions = (this.sessions = new Sessions({ ...options, committer }));
     const chunks = (this.chunks = new Chunks({ ...options, committer, fleet, chunkBytes }));
     this.files = new FileService({ committer, chunks, sessions, reader, chunkBytes, log });
     this.snapshots = new SnapshotService({
@@ -110,7 +114,8 @@ export class Master {
   async start(): Promise<void> {
     this.fleet.load(this.#store);
     this.sessions.load();
-    // A snapshot that was under way when the master stopped may have fenced servers at the next epoch.
+    // A snapshot that was under way when the master stopped may have fenced servers at the next
+    // epoch.
     await this.committer.run((txn) => this.committer.raiseEpoch(txn));
     const { signal } = this.#tasks;
     this.#tasks.every("reclaim", reclaimMs, async () => {

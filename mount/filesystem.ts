@@ -6,7 +6,6 @@ import { Tasks } from "../common/tasks.ts";
 import { Handlers } from "../protocol/connection.ts";
 import { Pool, websocketConnect } from "../protocol/dial.ts";
 import { release } from "../protocol/methods/namespace.ts";
-import type { Attr } from "../protocol/shapes.ts";
 import { ChunkReader } from "./client/chunk-reader.ts";
 import { ChunkWriter } from "./client/chunk-writer.ts";
 import type { Place } from "./client/distance.ts";
@@ -35,31 +34,54 @@ export interface ConnectOptions {
   /** List `.snapshots` in every directory. */
   showSnapshots: boolean;
   mountpoint: string;
+  /** This machine's, for choosing the nearest replica; "" if unknown. */
+  rack: string;
   clock: Clock;
   log: Log;
+  random: () => number;
+  uuid: () => string;
 }
 
-/** The filesystem of a cluster. Rejects with `unavailable` and the reason if its master does not answer. */
+/**
+ * The filesystem of a cluster. Rejects with `unavailable` and the reason if its master does not
+ * answer. `close` sends and commits what is unwritten.
+ */
 export async function connectFileSystem(
   options: ConnectOptions,
 ): Promise<{ fileSystem: FileSystem; close(): Promise<void> }> {
   const { clock, log } = options;
-  const random = Math.random;
-  const timeoutMs = options.soft ? options.timeoutMs : undefined;
   const tasks = new Tasks({ clock, log });
+  const context = createContext(options, tasks);
+  const { master, writeBack } = context;
+  try {
+    await master.start();
+  } catch (error) {
+    await tasks.stop();
+    throw error;
+  }
+  tasks.every("write-back", writeBackEveryMs, () => writeBack.tick(writeBackIdleMs));
+  return {
+    fileSystem: assemble(context),
+    close: async () => {
+      await writeBack.flushAll();
+      await tasks.stop();
+      await master.close();
+      context.pool.close();
+    },
+  };
+}
+
+/** All parts of the client, which know each other. */
+function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool: Pool } {
+  const { clock, log, random, showSnapshots, mountpoint } = options;
+  const timeoutMs = options.soft ? options.timeoutMs : undefined;
   const connect = websocketConnect(clock);
   const name = `${hostname()} pid ${process.pid}`;
   const cache = new MetaCache();
   const master: MasterClient = new MasterClient({
+    ...{ connect, mountpoint, name, timeoutMs, clock, log, tasks, random },
     address: options.master,
-    connect,
-    mountpoint: options.mountpoint,
-    name,
-    timeoutMs,
-    clock,
-    log,
-    tasks,
-    random,
+    secret: options.uuid(),
     onInvalidate: (inos, entries) => {
       cache.invalidate(inos, entries);
       for (const ino of inos) {
@@ -74,26 +96,19 @@ export async function connectFileSystem(
     onFlush: () => writeBack.flushAll(),
     opens: () => files.inos(),
   });
-  const pool = new Pool(
-    {
-      connect,
-      role: "mount",
-      name,
-      handlers: new Handlers(),
-      clock,
-      log,
-      cluster: () => master.cluster,
+  const dialled = { connect, role: "mount", name, handlers: new Handlers(), clock, log } as const;
+  const pool = new Pool({ ...dialled, cluster: () => master.cluster }, random);
+  const shared = { master, pool, clock, random, timeoutMs, log };
+  const reader = new ChunkReader({ ...shared, place: ownPlace(options.rack) });
+  const writer = new ChunkWriter(shared);
+  const writeBack = new WriteBack({
+    ...shared,
+    writer,
+    onCommitted: (attr) => {
+      cache.dropAttr(attr.ino);
+      cache.putAttr(attr, cache.ticket());
     },
-    random,
-  );
-  const shared = { master, pool, clock, random, timeoutMs };
-  const reader = new ChunkReader({ ...shared, place: ownPlace() });
-  const writer = new ChunkWriter({ ...shared, log });
-  const onCommitted = (attr: Attr): void => {
-    cache.dropAttr(attr.ino);
-    cache.putAttr(attr, cache.ticket());
-  };
-  const writeBack = new WriteBack({ master, writer, clock, log, onCommitted });
+  });
   const files: OpenFiles = new OpenFiles({
     clock,
     tasks,
@@ -102,31 +117,8 @@ export async function connectFileSystem(
       await master.read(release, { inos: inos.filter((ino) => !open.has(ino)) });
     },
   });
-  const nodes = new Nodes();
-  const { showSnapshots } = options;
-  const context: Context = {
-    master,
-    cache,
-    reader,
-    writer,
-    writeBack,
-    nodes,
-    files,
-    clock,
-    log,
-    showSnapshots,
-  };
-  await master.start();
-  tasks.every("write-back", writeBackEveryMs, () => writeBack.tick(writeBackIdleMs));
-  return {
-    fileSystem: assemble(context),
-    close: async () => {
-      await writeBack.flushAll();
-      await tasks.stop();
-      await master.close();
-      pool.close();
-    },
-  };
+  const parts = { master, cache, reader, writer, writeBack, files, clock, log, showSnapshots };
+  return { ...parts, nodes: new Nodes(), pool };
 }
 
 function assemble(context: Context): FileSystem {
@@ -138,10 +130,7 @@ function assemble(context: Context): FileSystem {
   };
 }
 
-function ownPlace(): Place {
+function ownPlace(rack: string): Place {
   const addresses = Object.values(networkInterfaces()).flatMap((list) => list ?? []);
-  return {
-    hosts: new Set(addresses.map(({ address }) => address)),
-    rack: process.env["GFS_RACK"] ?? "",
-  };
+  return { hosts: new Set(addresses.map(({ address }) => address)), rack };
 }

@@ -3,8 +3,8 @@ import { envelopeDepthMax } from "./limits.ts";
 import { StatusError } from "./status.ts";
 
 /**
- * CBOR (RFC 8949), in the part of it that this protocol uses: definite lengths only, no tags, at most
- * `envelopeDepthMax` deep. The one place that knows `cbor-x`, so its options exist once.
+ * CBOR (RFC 8949), in the part of it that this protocol uses: definite lengths only, no tags, at
+ * most `envelopeDepthMax` deep. The one place that knows `cbor-x`, so its options exist once.
  */
 
 const encoder = new Encoder({ useRecords: false, tagUint8Array: false, variableMapSize: true });
@@ -14,8 +14,8 @@ export function encodeCbor(value: unknown): Buffer {
 }
 
 /**
- * Decodes the item at the start of `message`; `rest` is what follows it. Byte strings alias `message`.
- * Throws `StatusError("protocol")` for anything malformed.
+ * Decodes the item at the start of `message`; `rest` is what follows it. Byte strings alias
+ * `message`. Throws `StatusError("protocol")` for anything malformed.
  */
 export function decodeCbor(message: Buffer): { value: unknown; rest: Buffer } {
   const end = itemEnd(message, 0, 0);

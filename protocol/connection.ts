@@ -143,8 +143,9 @@ export class Connection {
   }
 
   /**
-   * Sends a request and waits for its answer. Rejects with the `StatusError` of the other side, or with
-   * `deadline`, `interrupted` (`signal`), `disconnected`, `overloaded` (the peer does not read).
+   * Sends a request and waits for its answer. Rejects with the `StatusError` of the other side, or
+   * with `deadline`, `interrupted` (`signal`), `disconnected`, `overloaded` (the peer does not
+   * read).
    */
   callForPayload<Request, Reply>(
     method: Method<Request, Reply>,
@@ -184,7 +185,7 @@ export class Connection {
         ),
       );
       options.signal?.addEventListener("abort", onAbort, { once: true });
-      this.#waiting.set(id, { method: method as Method, timer, settle });
+      this.#waiting.set(id, { method, timer, settle });
       this.#send(options.payload?.length ? [envelope, options.payload] : [envelope]);
     });
   }

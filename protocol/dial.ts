@@ -64,8 +64,8 @@ export async function dial(
 }
 
 /**
- * The listening side's part of the handshake: answers `hello` and nothing else until it has come, then
- * what the peer's role allows.
+ * The listening side's part of the handshake: answers `hello` and nothing else until it has come,
+ * then what the peer's role allows.
  */
 export function accept(
   transport: Transport,

@@ -23,5 +23,7 @@ export const chunkVersion = (value: number): ChunkVersion => value as ChunkVersi
 export const serverId = (value: number): ServerId => value as ServerId;
 export const sessionId = (value: number): SessionId => value as SessionId;
 
+/** No inode: the parent of the root, and of what is unlinked. */
+export const noIno = ino(0);
 /** The root directory. */
 export const rootIno = ino(1);

@@ -46,8 +46,9 @@ export const suspectMs = 3 * heartbeatMs;
 /** A chunk server silent for this long is dead: what it held is copied elsewhere. */
 export const deadMs = 60_000;
 /**
- * A chunk server that has not heard from the master for this long takes no more writes from clients,
- * so a snapshot need not wait longer for one that is cut off (GFS §3.1: the lease's time-out).
+ * A chunk server that has not heard from the master for this long takes no more writes from
+ * clients, so a snapshot need not wait longer for one that is cut off (GFS §3.1: the lease's
+ * time-out).
  */
 export const serverLeaseMs = 20_000;
 

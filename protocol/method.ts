@@ -17,13 +17,14 @@ export interface Method<Request = unknown, Reply = unknown> {
   readonly types?: { request: Request; reply: Reply };
 }
 
-export type RequestOf<M> = M extends Method<infer Request, unknown> ? Request : never;
+export type RequestOf<M> = M extends Method<infer Request> ? Request : never;
 export type ReplyOf<M> = M extends Method<unknown, infer Reply> ? Reply : never;
 
 type ObjectOf<P extends TProperties> = Static<ReturnType<typeof Type.Object<P>>>;
 
 function checker(schema: TSchema): (value: unknown) => string | undefined {
-  // Compiled when first used: a program uses few of the methods, and compiling all takes half a second.
+  // Compiled when first used: a program uses few of the methods, and compiling all takes half a
+  // second.
   let compiled: ReturnType<typeof Compile> | undefined;
   return (value) => {
     compiled ??= Compile(schema);

@@ -17,7 +17,7 @@ export function bytes(most: number): ReturnType<typeof Type.Unsafe<Buffer>> {
     (value) => (value as unknown) instanceof Uint8Array && (value as Uint8Array).length <= most,
     () => `must be at most ${most} bytes`,
   );
-  return shape as unknown as ReturnType<typeof Type.Unsafe<Buffer>>;
+  return shape as ReturnType<typeof Type.Unsafe<Buffer>>;
 }
 
 export const InoShape = id<Ino>();
@@ -65,7 +65,9 @@ export const DirEntryShape = Type.Object(
 );
 export type DirEntry = Static<typeof DirEntryShape>;
 
-/** A chunk server that holds a replica, with what is needed to reach it and to judge its distance. */
+/**
+ * A chunk server that holds a replica, with what is needed to reach it and to judge its distance.
+ */
 export const ReplicaShape = Type.Object(
   {
     server: ServerShape,
@@ -89,8 +91,8 @@ export const LocationShape = Type.Object(
 export type Location = Static<typeof LocationShape>;
 
 /**
- * Leave to write one chunk: the replicas in chain order, the primary first, and the epoch that every
- * write has to carry. `fresh`: no replica has the chunk yet, the first write creates it.
+ * Leave to write one chunk: the replicas in chain order, the primary first, and the epoch that
+ * every write has to carry. `fresh`: no replica has the chunk yet, the first write creates it.
  */
 export const GrantShape = Type.Object(
   {

@@ -1,6 +1,6 @@
 /**
- * Every way an operation can fail, in one table: its number on the wire (forever: a retired number is
- * never reused), the errno an application sees, and what the sender should do.
+ * Every way an operation can fail, in one table: its number on the wire (forever: a retired number
+ * is never reused), the errno an application sees, and what the sender should do.
  *
  *   never         the answer is final
  *   later         the same request may succeed once servers are back: wait and send it again

@@ -135,9 +135,9 @@ export const systemDisk: Disk = {
 };
 
 /**
- * A socket in Linux's abstract namespace (unix(7)), named after the directory's device and inode: the
- * kernel gives the name to one holder and takes it back when the process ends, so there is no file
- * to clean up after kill -9. It does not reach across network namespaces.
+ * A socket in Linux's abstract namespace (unix(7)), named after the directory's device and inode:
+ * the kernel gives the name to one holder and takes it back when the process ends, so there is no
+ * file to clean up after kill -9. It does not reach across network namespaces.
  */
 async function lockDirectory(path: string): Promise<DirectoryLock | undefined> {
   const { dev, ino } = await fs.promises.stat(path, { bigint: true });

@@ -9,8 +9,8 @@ const rowsMax = 500;
 const filesMax = 100;
 
 /**
- * Takes back what deleted files still hold (GFS §4.4): chunk references, attributes, the inode itself.
- * Returns true if there is more to do. What a snapshot shows moves to history on the way.
+ * Takes back what deleted files still hold (GFS §4.4): chunk references, attributes, the inode
+ * itself. Returns true if there is more to do. What a snapshot shows moves to history on the way.
  */
 export async function reclaimTrash(committer: Committer): Promise<boolean> {
   if (committer.store.count("trash") === 0) return false;

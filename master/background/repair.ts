@@ -141,8 +141,8 @@ export class Repair {
   }
 
   /**
-   * Chunks that were being written when a server stopped: if their replicas differ now, in bytes that
-   * nobody was told are safe, one of them is copied over the others.
+   * Chunks that were being written when a server stopped: if their replicas differ now, in bytes
+   * that nobody was told are safe, one of them is copied over the others.
    */
   async #settle(unsettled: Set<ChunkHandle>, signal: AbortSignal): Promise<void> {
     for (const handle of [...unsettled]) {

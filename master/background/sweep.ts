@@ -9,8 +9,8 @@ import { decodeChunkRef } from "../store/tables.ts";
 const rowsMax = 500;
 
 /**
- * Removes history that no live snapshot shows, after a snapshot has been deleted; the chunk references
- * in it go with it. `signal` ends it early: what is left is found by the next sweep.
+ * Removes history that no live snapshot shows, after a snapshot has been deleted; the chunk
+ * references in it go with it. `signal` ends it early: what is left is found by the next sweep.
  */
 export async function sweepHistory(committer: Committer, signal: AbortSignal): Promise<void> {
   let from: Buffer | undefined = Buffer.alloc(0);

@@ -35,14 +35,14 @@ type GrantPlan =
 const orderMs = 20_000;
 
 /**
- * Chunks: where they are, who may write them, and what must happen on chunk servers first. What takes
- * several steps for one chunk runs under that chunk's lock; every step is repeatable, so that a restart
- * in between does no harm.
+ * Chunks: where they are, who may write them, and what must happen on chunk servers first. What
+ * takes several steps for one chunk runs under that chunk's lock; every step is repeatable, so that
+ * a restart in between does no harm.
  *
- * The invariant behind it: a write is acknowledged only if every server of the set that the client was
- * granted has applied it under the chunk's version, and the set changes only together with the version,
- * which the servers that stay are told first. So whoever holds the current version holds every
- * acknowledged byte.
+ * The invariant behind it: a write is acknowledged only if every server of the set that the client
+ * was granted has applied it under the chunk's version, and the set changes only together with the
+ * version, which the servers that stay are told first. So whoever holds the current version holds
+ * every acknowledged byte.
  */
 export class Chunks {
   readonly locations = new Locations();
@@ -168,7 +168,9 @@ export class Chunks {
     return { ...chunk, epoch, replicas: ordered.flatMap((id) => this.#fleet.replica(id) ?? []) };
   }
 
-  /** The first server of a set is the chunk's primary: which one, chance decides, so load spreads. */
+  /**
+   * The first server of a set is the chunk's primary: which one, chance decides, so load spreads.
+   */
   #shuffled(servers: readonly ServerId[]): ServerId[] {
     const start = Math.floor(this.#random() * servers.length);
     return [...servers.slice(start), ...servers.slice(0, start)];
@@ -185,8 +187,8 @@ export class Chunks {
   }
 
   /**
-   * Leave to write chunk `index` of a file. A hole gets a chunk, a shared chunk a copy of its own; a
-   * chunk with servers missing goes on with those that are there, under a new version.
+   * Leave to write chunk `index` of a file. A hole gets a chunk, a shared chunk a copy of its own;
+   * a chunk with servers missing goes on with those that are there, under a new version.
    */
   async grant(ino: Ino, index: number): Promise<Grant> {
     for (;;) {
@@ -241,7 +243,9 @@ export class Chunks {
     if (missing.length > 0 || holders.length === 0) await this.#drop(handle, missing);
   }
 
-  /** A client, or a chunk server, found that servers did not take part in a write under `version`. */
+  /**
+   * A client, or a chunk server, found that servers did not take part in a write under `version`.
+   */
   async replicasFailed(
     handle: ChunkHandle,
     version: ChunkVersion,
@@ -256,7 +260,8 @@ export class Chunks {
 
   /**
    * Takes servers out of a chunk's set. Those that stay are told the new version first; then it is
-   * committed. A crash in between leaves servers with a version above the master's, which it adopts.
+   * committed. A crash in between leaves servers with a version above the master's, which it
+   * adopts.
    */
   async #drop(handle: ChunkHandle, failed: readonly ServerId[]): Promise<void> {
     const chunk = this.findChunk(handle);
@@ -270,8 +275,9 @@ export class Chunks {
   }
 
   /**
-   * The same for a chunk that nothing has been committed to. It may have been written all the same, so
-   * only servers that say so do not have it; if none does, those create it under the new version.
+   * The same for a chunk that nothing has been committed to. It may have been written all the same,
+   * so only servers that say so do not have it; if none does, those create it under the new
+   * version.
    */
   async #replan(handle: ChunkHandle, chunk: Chunk, staying: readonly ServerId[]): Promise<void> {
     const { done, lacking } = await this.#order(
@@ -318,7 +324,9 @@ export class Chunks {
     return answered;
   }
 
-  /** Applies a truncation that is on record to the replicas. Servers that do not answer are dropped. */
+  /**
+   * Applies a truncation that is on record to the replicas. Servers that do not answer are dropped.
+   */
   async cutNow(handle: ChunkHandle): Promise<void> {
     await this.#locked(handle, () => this.#cut(handle));
   }
@@ -365,8 +373,8 @@ export class Chunks {
   // Copies on write
 
   /**
-   * A copy of a shared chunk on the servers that hold it, under a new handle (GFS §3.4). Until it is on
-   * record nobody refers to it, and a lost one is garbage.
+   * A copy of a shared chunk on the servers that hold it, under a new handle (GFS §3.4). Until it
+   * is on record nobody refers to it, and a lost one is garbage.
    */
   async makeCopy(source: ChunkHandle, length: number | undefined): Promise<ChunkHandle> {
     const chunk = this.findChunk(source);
@@ -445,8 +453,8 @@ export class Chunks {
   // Repair
 
   /**
-   * Adds a replica. Writers are held off by the chunk's lock and a raised version, so the copy is of a
-   * chunk that does not change.
+   * Adds a replica. Writers are held off by the chunk's lock and a raised version, so the copy is
+   * of a chunk that does not change.
    */
   async addReplica(
     handle: ChunkHandle,
@@ -470,7 +478,9 @@ export class Chunks {
     return { version, source: must(this.#fleet.replica(from), "replica") };
   }
 
-  /** Makes replicas equal that differ in unacknowledged bytes: the first is copied over the others. */
+  /**
+   * Makes replicas equal that differ in unacknowledged bytes: the first is copied over the others.
+   */
   async equalize(
     handle: ChunkHandle,
     copy: (

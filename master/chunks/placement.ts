@@ -12,8 +12,8 @@ export interface Candidate {
 }
 
 /**
- * Chooses up to `count` servers for the replicas of a chunk: spread over racks first, then hosts, then
- * those with less in use and fewer recent creations. `present`: what already holds one.
+ * Chooses up to `count` servers for the replicas of a chunk: spread over racks first, then hosts,
+ * then those with less in use and fewer recent creations. `present`: what already holds one.
  */
 export function place(
   candidates: readonly Candidate[],

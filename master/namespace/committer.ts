@@ -1,6 +1,6 @@
 import type { Clock } from "../../common/clock.ts";
 import { decodeCbor, encodeCbor } from "../../protocol/codec.ts";
-import { type Epoch, epoch as toEpoch, type SessionId } from "../../protocol/id.ts";
+import { type Epoch, epoch as toEpoch, type Ino, type SessionId } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { numberKey, RecordReader, RecordWriter } from "../store/bytes.ts";
 import type { Store } from "../store/store.ts";
@@ -21,8 +21,8 @@ export interface RequestKey {
 
 /** What an operation changed that others may have cached. */
 export interface Touched {
-  inos: ReadonlySet<number>;
-  entries: readonly { parent: number; name: Buffer }[];
+  inos: ReadonlySet<Ino>;
+  entries: readonly { parent: Ino; name: Buffer }[];
 }
 
 interface Queued {
@@ -33,9 +33,9 @@ interface Queued {
 }
 
 /**
- * The one place where state changes. Operations queue up and are run in order; all that wait go into one
- * commit (group commit), and each is answered after it. An operation that fails leaves nothing behind
- * and does not disturb the others in its group.
+ * The one place where state changes. Operations queue up and are run in order; all that wait go
+ * into one commit (group commit), and each is answered after it. An operation that fails leaves
+ * nothing behind and does not disturb the others in its group.
  */
 export class Committer {
   readonly store: Store;
@@ -70,8 +70,8 @@ export class Committer {
 
   /**
    * Runs `work` as one atomic operation and resolves with its result once that is on disk. With
-   * `request`, a result that was committed before for the same request is returned instead of running
-   * `work` again; it must then be something that CBOR can carry.
+   * `request`, a result that was committed before for the same request is returned instead of
+   * running `work` again; it must then be something that CBOR can carry.
    */
   run<T>(work: (txn: Txn) => T, request?: RequestKey): Promise<T> {
     return new Promise<T>((resolve, reject) => {

@@ -15,8 +15,8 @@ const firstIds: Record<Counter, number> = { ino: 2, handle: 1, session: 1, serve
 const metaKey = (counter: Counter): Buffer => Buffer.from(`next:${counter}`);
 
 /**
- * Counters that never go back, so no id is given out twice, whatever is lost in a crash: memory runs
- * ahead inside a block whose end is on disk; after a restart the rest of the block is skipped.
+ * Counters that never go back, so no id is given out twice, whatever is lost in a crash: memory
+ * runs ahead inside a block whose end is on disk; after a restart the rest of the block is skipped.
  */
 export class Ids {
   readonly #next = new Map<Counter, number>();

@@ -15,8 +15,8 @@ export interface LiveSnapshot extends SnapshotRecord {
 const coveredMax = 200_000;
 
 /**
- * The live snapshots, in memory, ordered by epoch; and the question on which all copying depends: does
- * any of them still show this record?
+ * The live snapshots, in memory, ordered by epoch; and the question on which all copying depends:
+ * does any of them still show this record?
  */
 export class SnapshotIndex {
   #live: LiveSnapshot[] = [];

@@ -29,9 +29,10 @@ import type { SnapshotIndex } from "./snapshots.ts";
 type Fresh<T> = Omit<T, "since">;
 
 /**
- * One operation's view of the state and the batch of changes it makes. Operations are functions of a
- * transaction: they read through it, write into it, and either return, which commits the batch, or
- * throw, which leaves nothing. It sees its own writes by key; ranges show what was there before it.
+ * One operation's view of the state and the batch of changes it makes. Operations are functions of
+ * a transaction: they read through it, write into it, and either return, which commits the batch,
+ * or throw, which leaves nothing. It sees its own writes by key; ranges show what was there before
+ * it.
  *
  * Replacing or removing a versioned record that a live snapshot shows moves the old one to history.
  */

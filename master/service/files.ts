@@ -15,7 +15,9 @@ import type { NamespaceReader } from "../namespace/ops/read.ts";
 import type { Txn } from "../namespace/txn.ts";
 import type { Session, Sessions } from "./sessions.ts";
 
-/** Work of one request: the transaction's part, under the request's key and with its housekeeping. */
+/**
+ * Work of one request: the transaction's part, under the request's key and with its housekeeping.
+ */
 export type Mutate = <T>(work: (txn: Txn) => T) => Promise<T>;
 
 /** Attempts of an operation whose preparation on chunk servers was overtaken by another's. */
@@ -131,8 +133,8 @@ export class FileService {
   }
 
   /**
-   * Replicas are cut, and writers with an older grant turned away, before truncate returns. Servers that
-   * do not answer are cut before anybody reads or writes that chunk again.
+   * Replicas are cut, and writers with an older grant turned away, before truncate returns. Servers
+   * that do not answer are cut before anybody reads or writes that chunk again.
    */
   async #cut(handle: ChunkHandle): Promise<void> {
     try {

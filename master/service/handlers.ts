@@ -39,7 +39,9 @@ export function handlersFor(master: Master, role: Role): Handlers {
   }
 }
 
-/** Runs a request's transaction under its session's key, forgetting what the mount has acknowledged. */
+/**
+ * Runs a request's transaction under its session's key, forgetting what the mount has acknowledged.
+ */
 function mutateFor(master: Master, connection: Connection, request: Sequence): Mutate {
   const { sessions, committer } = master;
   const asker = sessions.of(connection);

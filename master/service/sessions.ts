@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import type { Clock } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
 import type { Connection } from "../../protocol/connection.ts";
@@ -13,7 +12,9 @@ import { discard, orphanKey } from "../namespace/ops/common.ts";
 import type { Txn } from "../namespace/txn.ts";
 import { numberFromKey, numberKey } from "../store/bytes.ts";
 
-/** How long a change waits for another mount to drop what it has cached, before that one is cut off. */
+/**
+ * How long a change waits for another mount to drop what it has cached, before that one is cut off.
+ */
 const invalidateMs = 2_000;
 /** How long a snapshot waits for a mount to send what it holds unwritten. */
 const flushMs = 15_000;
@@ -44,11 +45,18 @@ export class Sessions {
   readonly #committer: Committer;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #uuid: () => string;
 
-  constructor(options: { committer: Committer; clock: Clock; log: Log }) {
+  constructor(options: {
+    committer: Committer;
+    clock: Clock;
+    log: Log;
+    uuid: () => string;
+  }) {
     this.#committer = options.committer;
     this.#clock = options.clock;
     this.#log = options.log;
+    this.#uuid = options.uuid;
   }
 
   /** Sessions from before a restart: each has its lease's time to come back. */
@@ -151,7 +159,7 @@ export class Sessions {
   async #create(params: RequestOf<typeof openSession>, name: string): Promise<Session> {
     const id = sessionId(this.#committer.ids.next("session"));
     const mountpoint = params.mountpoint ?? "";
-    const secret = params.secret || randomUUID();
+    const secret = params.secret || this.#uuid();
     await this.#committer.run((txn) =>
       txn.put("session", numberKey(id, 0), encodeReply({ secret, mountpoint, name })),
     );
@@ -215,15 +223,15 @@ export class Sessions {
   }
 
   /**
-   * Tells the other mounts what has changed, and waits until they have dropped it from their caches. One
-   * that does not answer loses its connection, and with it its right to cache.
+   * Tells the other mounts what has changed, and waits until they have dropped it from their
+   * caches. One that does not answer loses its connection, and with it its right to cache.
    */
   invalidateOthers(touched: Touched, origin: SessionId | undefined): Promise<void> | undefined {
     const others = this.mounts().filter((s) => s.connection && s.id !== origin);
     if (others.length === 0) return undefined;
     const params = {
-      inos: [...touched.inos] as Ino[],
-      entries: touched.entries.map(({ parent, name }) => ({ parent: toIno(parent), name })),
+      inos: [...touched.inos],
+      entries: [...touched.entries],
     };
     const told = others.map(async ({ connection, id }) => {
       try {

@@ -48,8 +48,9 @@ export class SnapshotService {
   }
 
   /**
-   * Takes a snapshot: mounts flush, chunk servers refuse the old epoch, one batch records it. Nobody is
-   * granted a chunk from the fence to the batch, so no write can be on the wrong side of it.
+   * Takes a snapshot: mounts flush, chunk servers refuse the old epoch, one batch records it.
+   * Nobody is granted a chunk from the fence to the batch, so no write can be on the wrong side of
+   * it.
    */
   async create(
     params: RequestOf<typeof createSnapshot>,
@@ -85,8 +86,8 @@ export class SnapshotService {
 
   /**
    * Runs `work` when all chunk servers refuse the current epoch. Whatever comes of it, the master's
-   * epoch is the servers' afterwards, or nobody could write any more. (A master that stops in between
-   * raises the epoch when it starts.)
+   * epoch is the servers' afterwards, or nobody could write any more. (A master that stops in
+   * between raises the epoch when it starts.)
    */
   async #fenced<T>(work: () => Promise<T>): Promise<T> {
     const next = toEpoch(this.#committer.epoch + 1);

@@ -4,8 +4,8 @@ import { StatusError } from "../../protocol/status.ts";
 import { type Row, type Store, type StoreWriter, type Table, tableNames } from "./store.ts";
 
 /**
- * The store on disk. LMDB keeps the last commit whole whatever happens (copy-on-write pages, two roots).
- * A commit includes its fdatasync; the caller puts many operations into one (group commit).
+ * The store on disk. LMDB keeps the last commit whole whatever happens (copy-on-write pages, two
+ * roots). A commit includes its fdatasync; the caller puts many operations into one (group commit).
  */
 export function openLmdbStore(path: string): Store {
   const root: RootDatabase<Buffer, Buffer> = open({
@@ -35,9 +35,7 @@ export function openLmdbStore(path: string): Store {
     remove: (name, key) => void table(name).removeSync(key),
   };
   return {
-    get: writer.get,
-    range: writer.range,
-    count: writer.count,
+    ...writer,
     write: (work) => {
       try {
         return root.transactionSync(() => work(writer));

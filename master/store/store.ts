@@ -44,8 +44,8 @@ export interface StoreWriter extends StoreReader {
 
 export interface Store extends StoreReader {
   /**
-   * Runs `work` on a writer that sees its own changes. When it returns, all of them are committed and
-   * on disk; when it throws, none is. Runs one at a time.
+   * Runs `work` on a writer that sees its own changes. When it returns, all of them are committed
+   * and on disk; when it throws, none is. Runs one at a time.
    */
   write<T>(work: (writer: StoreWriter) => T): T;
   close(): Promise<void>;

@@ -29,8 +29,8 @@ import { RecordReader, RecordWriter } from "./bytes.ts";
  *   orphan    ino                         empty: unlinked, open somewhere       no
  *   trash     when (ms), ino              empty: unlinked, to be reclaimed      no
  *
- * Numbers in keys are 8 bytes, big-endian. A versioned record starts with `since`, the epoch in which
- * it was written.
+ * Numbers in keys are 8 bytes, big-endian. A versioned record starts with `since`, the epoch in
+ * which it was written.
  */
 
 export interface Versioned {
@@ -83,8 +83,8 @@ export interface Chunk {
   /** Replicas wanted. */
   goal: number;
   /**
-   * Servers that were told to hold it, while nothing has been committed to it: until then a report of
-   * them is not needed to know them. Empty once it has been written.
+   * Servers that were told to hold it, while nothing has been committed to it: until then a report
+   * of them is not needed to know them. Empty once it has been written.
    */
   planned: ServerId[];
   /** A truncation that replicas may not have seen yet: they must be cut to this length first. */

@@ -32,7 +32,9 @@ interface Located {
 
 const keyOf = ({ ino, at }: Source): string => (at === undefined ? `${ino}` : `${ino}@${at}`);
 
-/** Reads pieces of chunks: finds them, tries their replicas nearest first, checks every byte (P3). */
+/**
+ * Reads pieces of chunks: finds them, tries their replicas nearest first, checks every byte (P3).
+ */
 export class ChunkReader {
   readonly #master: MasterClient;
   readonly #pool: Pool;
@@ -73,8 +75,8 @@ export class ChunkReader {
   }
 
   /**
-   * `length` bytes at `offset` of a file, all within one chunk. Bytes that the chunk does not have are
-   * zeros: the caller knows where the file ends.
+   * `length` bytes at `offset` of a file, all within one chunk. Bytes that the chunk does not have
+   * are zeros: the caller knows where the file ends.
    */
   async read(
     source: Source,

@@ -24,8 +24,8 @@ interface Held {
 }
 
 /**
- * Writes pieces of chunks, and makes them safe. Asks the master for leave (a grant) per chunk, and again
- * whenever a chunk server finds it out of date; tells the master which replicas failed.
+ * Writes pieces of chunks, and makes them safe. Asks the master for leave (a grant) per chunk, and
+ * again whenever a chunk server finds it out of date; tells the master which replicas failed.
  */
 export class ChunkWriter {
   readonly #master: MasterClient;
@@ -66,7 +66,9 @@ export class ChunkWriter {
     this.#grants.delete(ino);
   }
 
-  /** Writes `data` at `offset` of a file, all within one chunk. Resolves when all replicas have it. */
+  /**
+   * Writes `data` at `offset` of a file, all within one chunk. Resolves when all replicas have it.
+   */
   async write(ino: Ino, offset: number, data: Buffer, signal?: AbortSignal): Promise<void> {
     const { chunkBytes } = this.#master;
     const index = Math.floor(offset / chunkBytes);
@@ -134,8 +136,8 @@ export class ChunkWriter {
   }
 
   /**
-   * Runs `work` under a grant for the chunk, and again under a new one while the failure is one that a
-   * new one can mend.
+   * Runs `work` under a grant for the chunk, and again under a new one while the failure is one
+   * that a new one can mend.
    */
   async #persistently(
     ino: Ino,
@@ -239,8 +241,8 @@ function failedServers(fault: Fault, grant: Grant, error: unknown): ServerId[] {
   const primary = grant.replicas[0];
   if (fault === "primary") return primary ? [primary.server] : [];
   if (fault !== "replicas" || !(error instanceof StatusError)) return [];
-  const inGrant = new Set<number>(grant.replicas.map((replica) => replica.server));
-  return error.servers.filter((server) => inGrant.has(server)) as ServerId[];
+  const { servers } = error;
+  return grant.replicas.map(({ server }) => server).filter((id) => servers.includes(id));
 }
 
 function isReplicaFault(error: unknown): boolean {

@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import type { Address } from "../../common/address.ts";
 import { Backoff } from "../../common/backoff.ts";
 import { type Clock, sleep } from "../../common/clock.ts";
@@ -20,7 +19,9 @@ import { StatusError, statusOf, statusRetry } from "../../protocol/status.ts";
 /** Between attempts of a request that can succeed later. */
 const retryFirstMs = 20;
 const retryMostMs = 2_000;
-/** A request is sent again when its answer takes longer: the reply cache answers it if it was done. */
+/**
+ * A request is sent again when its answer takes longer: the reply cache answers it if it was done.
+ */
 const attemptMs = 30_000;
 /** An idle session is renewed this often; a third of its lease. */
 const renewMs = 10_000;
@@ -31,6 +32,8 @@ export interface MasterClientOptions {
   /** For the master's status: where this mount is. */
   mountpoint: string;
   name: string;
+  /** Made at random by this mount: with it, and only with it, its session can be resumed. */
+  secret: string;
   /** Give up on a request after this long; undefined: wait for the master for ever (hard). */
   timeoutMs: number | undefined;
   clock: Clock;
@@ -53,14 +56,14 @@ interface Session {
 }
 
 /**
- * The mount's session with the master. Requests wait while the master is away, are sent again when it is
- * back, and happen once (P6, P7): a mutation keeps its number for as long as the session lives.
+ * The mount's session with the master. Requests wait while the master is away, are sent again when
+ * it is back, and happen once (P6, P7): a mutation keeps its number for as long as the session
+ * lives.
  */
 export class MasterClient {
   cluster = "";
   chunkBytes = 0;
   readonly #options: MasterClientOptions;
-  readonly #secret = randomUUID();
   #session: Session | undefined;
   #resume: SessionId | undefined;
   #ready = newSignal();
@@ -70,7 +73,9 @@ export class MasterClient {
     this.#options = options;
   }
 
-  /** Connects, or rejects with the reason; afterwards the connection is kept up in the background. */
+  /**
+   * Connects, or rejects with the reason; afterwards the connection is kept up in the background.
+   */
   async start(): Promise<void> {
     await this.#open();
     this.#options.tasks.run("master-connection", () => this.#keepConnected());
@@ -99,7 +104,7 @@ export class MasterClient {
   }
 
   async #open(): Promise<void> {
-    const { address, connect, clock, log, mountpoint, name, opens } = this.#options;
+    const { address, connect, clock, log, mountpoint, name, opens, secret } = this.#options;
     const { connection, cluster } = await dial({
       address,
       connect,
@@ -112,7 +117,7 @@ export class MasterClient {
     });
     const reply = await connection.call(openSession, {
       mountpoint,
-      secret: this.#secret,
+      secret,
       opens: opens(),
       ...(this.#resume === undefined ? {} : { resume: this.#resume }),
     });
@@ -146,7 +151,9 @@ export class MasterClient {
       });
   }
 
-  /** A request that changes nothing. Waits and tries again as `Retry` in protocol/status.ts says. */
+  /**
+   * A request that changes nothing. Waits and tries again as `Retry` in protocol/status.ts says.
+   */
   read<Request, Reply>(
     method: Method<Request, Reply>,
     params: Request,
@@ -259,7 +266,9 @@ class Numbers {
     this.#outstanding.delete(seq);
   }
 
-  /** All up to this number have been answered. Numbers are taken in order: the first is the lowest. */
+  /**
+   * All up to this number have been answered. Numbers are taken in order: the first is the lowest.
+   */
   acked(): number {
     for (const lowest of this.#outstanding) return lowest - 1;
     return this.#next - 1;

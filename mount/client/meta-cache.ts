@@ -8,9 +8,9 @@ const entriesMax = 100_000;
 const xattrsMax = 20_000;
 
 /**
- * What this mount knows of inodes and names. It stays valid until the master says that another mount
- * changed it, or the connection to the master is lost. An answer is only kept if nothing was invalidated
- * while it was on its way: take a `ticket` before asking, give it back with the answer.
+ * What this mount knows of inodes and names. It stays valid until the master says that another
+ * mount changed it, or the connection to the master is lost. An answer is only kept if nothing was
+ * invalidated while it was on its way: take a `ticket` before asking, give it back with the answer.
  */
 export class MetaCache {
   readonly #attrs = new LRUCache<Ino, Attr>({ max: attrsMax });

@@ -9,7 +9,9 @@ const aheadFirst = 1;
 const aheadMost = 6;
 /** Pieces kept of one open file: those ahead, the current, and one behind for late requests. */
 const keptMax = aheadMost + 2;
-/** Bytes of all files that are fetched ahead: when they are used up, readers fetch as they go (P8). */
+/**
+ * Bytes of all files that are fetched ahead: when they are used up, readers fetch as they go (P8).
+ */
 const aheadBytesMax = 64 * 1024 * 1024;
 
 interface Piece {
@@ -71,7 +73,9 @@ export class ReadAhead {
     return parts;
   }
 
-  /** A piece that is there or on its way, if it reaches far enough: the file may have grown since. */
+  /**
+   * A piece that is there or on its way, if it reaches far enough: the file may have grown since.
+   */
   #kept(index: number, length: number): Piece | undefined {
     const piece = this.#pieces.get(index);
     if (!piece || piece.held >= length) return piece;

@@ -9,7 +9,9 @@ import type { Attr } from "../../protocol/shapes.ts";
 import type { ChunkWriter } from "./chunk-writer.ts";
 import type { MasterClient } from "./master-client.ts";
 
-/** Data is sent in pieces of at most this, cut at its multiples, so none crosses a chunk's border. */
+/**
+ * Data is sent in pieces of at most this, cut at its multiples, so none crosses a chunk's border.
+ */
 const pieceBytes = payloadBytesMax;
 /** A piece starts small, for small files, and grows at once to its full size. */
 const pieceStartBytes = 64 * 1024;
@@ -65,8 +67,8 @@ export interface WriteBackOptions {
 }
 
 /**
- * Write-behind: writes are collected into large pieces and sent in the background; `flush` waits for
- * them, tells the master, and reports what went wrong.
+ * Write-behind: writes are collected into large pieces and sent in the background; `flush` waits
+ * for them, tells the master, and reports what went wrong.
  */
 export class WriteBack {
   readonly #options: WriteBackOptions;
@@ -213,7 +215,9 @@ export class WriteBack {
     await Promise.all([...file.flights].map((flight) => flight.done));
   }
 
-  /** Sends everything and tells the master; rejects with the first failure since the last report. */
+  /**
+   * Sends everything and tells the master; rejects with the first failure since the last report.
+   */
   async flush(ino: Ino): Promise<void> {
     const file = this.#files.get(ino);
     if (!file) return;
@@ -282,7 +286,9 @@ export class WriteBack {
     }
   }
 
-  /** Background: sends what has been lying for a while, and keeps the master's size from lagging. */
+  /**
+   * Background: sends what has been lying for a while, and keeps the master's size from lagging.
+   */
   async tick(idleMs: number): Promise<void> {
     const { clock, log } = this.#options;
     for (const [ino, file] of [...this.#files]) {

@@ -1,10 +1,12 @@
 /**
  * The filesystem as a FUSE binding sees it: the low-level (inode) interface of FUSE, in promises.
  *
- * A binding translates what the kernel sends into these calls and their outcome into replies; a failure
- * is a `StatusError`, and `protocol/status.ts` has its errno. The other side knows nothing of FUSE.
+ * A binding translates what the kernel sends into these calls and their outcome into replies; a
+ * failure is a `StatusError`, and `protocol/status.ts` has its errno. The other side knows nothing
+ * of FUSE.
  *
- * - Nodes are numbers that the filesystem makes; the root is 1. A node stays valid until `forget` has
+ * - Nodes are numbers that the filesystem makes; the root is 1. A node stays valid until `forget`
+ * has
  *   taken back every reference that `lookup` and the creating calls gave out.
  * - Names are bytes. The filesystem checks them; the kernel has checked permissions
  *   (`default_permissions`).
@@ -25,7 +27,9 @@ export interface Caller {
   readonly signal?: AbortSignal;
 }
 
-/** struct stat, as far as a filesystem decides it. Times in ns since 1970. `blocks` of 512 bytes. */
+/**
+ * struct stat, as far as a filesystem decides it. Times in ns since 1970. `blocks` of 512 bytes.
+ */
 export interface NodeAttr {
   /** st_ino: below 2^53; below 2^32 for anything but very large filesystems. */
   ino: number;
@@ -79,7 +83,10 @@ export interface FileSystem {
   setattr(node: Node, changes: AttrChanges, file: OpenFile, caller: Caller): Promise<NodeAttr>;
   readlink(node: Node, caller: Caller): Promise<Buffer>;
 
-  /** Creating calls add a reference to the node they return, like `lookup`. `mode` has the type bits. */
+  /**
+   * Creating calls add a reference to the node they return, like `lookup`. `mode` has the type
+   * bits.
+   */
   mknod(parent: Node, name: Buffer, mode: number, rdev: number, caller: Caller): Promise<Entry>;
   mkdir(parent: Node, name: Buffer, mode: number, caller: Caller): Promise<Entry>;
   symlink(parent: Node, name: Buffer, target: Buffer, caller: Caller): Promise<Entry>;
@@ -114,8 +121,8 @@ export interface FileSystem {
 
   opendir(node: Node, caller: Caller): Promise<OpenFile>;
   /**
-   * The entries after the one named `after` (from the start without it), at most `limit`, without "."
-   * and "..", in a stable order; fewer than `limit` (or none) only at the end.
+   * The entries after the one named `after` (from the start without it), at most `limit`, without
+   * "." and "..", in a stable order; fewer than `limit` (or none) only at the end.
    */
   readdir(
     file: OpenFile,

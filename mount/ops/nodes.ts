@@ -80,8 +80,8 @@ function keyOf(ref: NodeRef): string {
 }
 
 /**
- * st_ino of what is not a live inode: it must differ from the live one's, or cp takes a file and its
- * snapshot for the same. Above 2^31, so that it also survives a binding with 32 bits.
+ * st_ino of what is not a live inode: it must differ from the live one's, or cp takes a file and
+ * its snapshot for the same. Above 2^31, so that it also survives a binding with 32 bits.
  */
 function otherIno(ino: Ino, salt: number): number {
   const mixed = Math.imul(ino ^ Math.imul(salt + 1, 0x9e37_79b1), 0x85eb_ca6b) ^ (salt * 7919);

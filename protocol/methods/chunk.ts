@@ -37,8 +37,9 @@ export const locate = method({
 });
 
 /**
- * Leave to write chunk `index`: creates it, clones it if it is shared or in a snapshot. `failed`: servers
- * that did not take part in a write under `version`; they leave the set, which raises the version first.
+ * Leave to write chunk `index`: creates it, clones it if it is shared or in a snapshot. `failed`:
+ * servers that did not take part in a write under `version`; they leave the set, which raises the
+ * version first.
  */
 export const grant = mutation({
   code: 51,
@@ -62,8 +63,8 @@ export const reportReplica = method({
 // mount → chunk server, chunk server → chunk server
 
 /**
- * Bytes [offset, offset + length) of a chunk, as the payload. Shorter than asked when the chunk ends
- * before: the rest reads as zeros. `crcs` as from `crcsByBlock(payload, offset)`.
+ * Bytes [offset, offset + length) of a chunk, as the payload. Shorter than asked when the chunk
+ * ends before: the rest reads as zeros. `crcs` as from `crcsByBlock(payload, offset)`.
  * `stale-version` if the server has another version, `corrupt` if a CRC on its disk does not match.
  */
 export const readChunk = method({
@@ -78,10 +79,10 @@ export const readChunk = method({
 });
 
 /**
- * Writes the payload at `offset` on this server and along `chain` (the replicas after this one), and
- * answers when all have it. A gap before `offset` becomes zeros. `create`: no replica had the chunk
- * when the grant was made, so it is created where it is missing. Clients write under an `epoch`, which
- * the primary compares with the fence; the servers after it (`forwarded`) do not.
+ * Writes the payload at `offset` on this server and along `chain` (the replicas after this one),
+ * and answers when all have it. A gap before `offset` becomes zeros. `create`: no replica had the
+ * chunk when the grant was made, so it is created where it is missing. Clients write under an
+ * `epoch`, which the primary compares with the fence; the servers after it (`forwarded`) do not.
  * `replica-failed` names the servers that could not be reached or refused.
  */
 export const writeChunk = method({
@@ -118,8 +119,8 @@ export const checksums = method({
 // master → chunk server
 
 /**
- * The epoch has been raised (a snapshot): writes by clients with an older one are refused from now on.
- * Answered when every write admitted before has ended here and along its chain.
+ * The epoch has been raised (a snapshot): writes by clients with an older one are refused from now
+ * on. Answered when every write admitted before has ended here and along its chain.
  */
 export const fence = method({
   code: 70,
@@ -129,8 +130,9 @@ export const fence = method({
 });
 
 /**
- * The chunk goes from `version` to `newVersion`, and is cut to `length` if that is given and smaller.
- * Idempotent: a server that already has `newVersion` answers yes. Waits for writes under way.
+ * The chunk goes from `version` to `newVersion`, and is cut to `length` if that is given and
+ * smaller. Idempotent: a server that already has `newVersion` answers yes. Waits for writes under
+ * way.
  */
 export const raiseVersion = method({
   code: 71,
@@ -139,7 +141,9 @@ export const raiseVersion = method({
   reply: {},
 });
 
-/** Copies chunk `handle` to `target` (version 1) on this server's own disk, at most `length` bytes. */
+/**
+ * Copies chunk `handle` to `target` (version 1) on this server's own disk, at most `length` bytes.
+ */
 export const cloneChunk = method({
   code: 72,
   name: "chunk.clone",

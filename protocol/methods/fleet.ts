@@ -33,8 +33,8 @@ export const register = method({
 });
 
 /**
- * After registering: everything the server holds, in pages; `last` ends it. The answer lists what the
- * server must delete: replicas that are out of date, chunks that nobody refers to.
+ * After registering: everything the server holds, in pages; `last` ends it. The answer lists what
+ * the server must delete: replicas that are out of date, chunks that nobody refers to.
  */
 export const inventory = method({
   code: 81,
@@ -54,7 +54,9 @@ export const inventory = method({
   reply: { remove: List(HandleShape, chunksPerPageMax) },
 });
 
-/** "I am alive", and in the answer what to delete. `removed`: what was deleted since the last beat. */
+/**
+ * "I am alive", and in the answer what to delete. `removed`: what was deleted since the last beat.
+ */
 export const heartbeat = method({
   code: 82,
   name: "fleet.heartbeat",

@@ -18,8 +18,9 @@ import {
 } from "../shapes.ts";
 
 /**
- * mount → master: the namespace by inode number. `at` reads it as it was in that epoch (a snapshot's);
- * without it, as it is. Owners are given by the caller: the kernel has checked permissions.
+ * mount → master: the namespace by inode number. `at` reads it as it was in that epoch (a
+ * snapshot's); without it, as it is. Owners are given by the caller: the kernel has checked
+ * permissions.
  */
 
 const at = Opt(EpochShape);
@@ -64,8 +65,8 @@ export const setattr = mutation({
 });
 
 /**
- * open(O_CREAT). An existing regular file is opened, unless `exclusive`. The new file counts as open in
- * the session, and with `write` its first chunk is granted in the same answer.
+ * open(O_CREAT). An existing regular file is opened, unless `exclusive`. The new file counts as
+ * open in the session, and with `write` its first chunk is granted in the same answer.
  */
 export const create = mutation({
   code: 24,
@@ -146,7 +147,10 @@ export const readlink = method({
   reply: { target: bytes(symlinkBytesMax) },
 });
 
-/** One page of a directory in byte order of names, after the name `after` (without it: from the start). */
+/**
+ * One page of a directory in byte order of names, after the name `after` (without it: from the
+ * start).
+ */
 export const readdir = method({
   code: 33,
   name: "namespace.readdir",
@@ -216,8 +220,9 @@ export const release = method({
 });
 
 /**
- * Data has been written and acknowledged by its replicas: the file is at least `size` long, the chunks
- * `written` now have data, times move on. With `sync`, answered when it is on the master's disk.
+ * Data has been written and acknowledged by its replicas: the file is at least `size` long, the
+ * chunks `written` now have data, times move on. With `sync`, answered when it is on the master's
+ * disk.
  */
 export const commit = mutation({
   code: 42,

@@ -23,14 +23,17 @@ export const hello = method({
 });
 
 /**
- * mount → master. Opens a session, or goes on with one after a lost connection or a restart of either
- * side. `secret` is made by the mount, so that only it can resume. `opens`: the inodes it has open.
+ * mount → master. Opens a session, or goes on with one after a lost connection or a restart of
+ * either side. `secret` is made by the mount, so that only it can resume. `opens`: the inodes it
+ * has open.
  */
 export const openSession = method({
   code: 10,
   name: "session.open",
   request: {
-    /** Absent: not a mount, but a command that changes something. It caches and holds back nothing. */
+    /**
+     * Absent: not a mount, but a command that changes something. It caches and holds back nothing.
+     */
     mountpoint: Opt(Text),
     secret: Text,
     resume: Opt(SessionShape),

@@ -28,8 +28,8 @@ export function tickingClock(): Clock {
 }
 
 /**
- * The master's namespace without a network: its operations, and chunks that are strings in a map, which
- * behave as chunk servers do (in-place writes, clones, cuts).
+ * The master's namespace without a network: its operations, and chunks that are strings in a map,
+ * which behave as chunk servers do (in-place writes, clones, cuts).
  */
 export class TestNamespace {
   readonly store: Store;
@@ -42,7 +42,7 @@ export class TestNamespace {
   constructor(store: Store) {
     this.store = store;
     const clock = tickingClock();
-    openFormat(store, { chunkBytes, replicas: 3, nowNs: clock.wallNs(), uid: 0, gid: 0 });
+    openFormat(store, { cluster: "test", chunkBytes, replicas: 3, nowNs: clock.wallNs(), uid: 0, gid: 0 });
     this.committer = new Committer(store, clock);
     this.committer.onGarbage = (garbage) => {
       for (const { handle } of garbage) this.chunks.delete(handle);

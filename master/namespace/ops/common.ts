@@ -1,8 +1,9 @@
 import { nameBytesMax } from "../../../protocol/limits.ts";
-import type { Ino } from "../../../protocol/id.ts";
+import { type Ino, ino as toIno, noIno } from "../../../protocol/id.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import type { Attr } from "../../../protocol/shapes.ts";
 import type { Inode } from "../../store/tables.ts";
+import { numberFromKey } from "../../store/bytes.ts";
 import type { Txn } from "../txn.ts";
 
 /** What the namespace operations share. */
@@ -133,15 +134,15 @@ export function addInode(
 }
 
 /**
- * Takes one entry's link from an inode that is not a directory. The last one makes it an orphan, if it
- * is open somewhere, or trash.
+ * Takes one entry's link from an inode that is not a directory. The last one makes it an orphan, if
+ * it is open somewhere, or trash.
  */
 export function dropLink(txn: Txn, options: { ino: Ino; parent: Ino; isOpen: boolean }): void {
   const { ino, parent } = options;
   const inode = txn.inode(ino);
   const nlink = inode.nlink - 1;
   if (nlink === 0) {
-    txn.putInode(ino, { ...inode, nlink, parent: 0 as Ino, ctime: txn.nowNs });
+    txn.putInode(ino, { ...inode, nlink, parent: noIno, ctime: txn.nowNs });
     discard(txn, ino, options.isOpen);
     return;
   }
@@ -155,7 +156,7 @@ export function dropLink(txn: Txn, options: { ino: Ino; parent: Ino; isOpen: boo
 /** The inode record names one parent: when that one goes, another takes its place. */
 function promoteParent(txn: Txn, ino: Ino): Ino {
   for (const { key } of txn.rows("link", ino)) {
-    const parent = (key.readUInt32BE(8) * 2 ** 32 + key.readUInt32BE(12)) as Ino;
+    const parent = toIno(numberFromKey(key, 8));
     const link = txn.findLink(ino, parent);
     if (!link) continue;
     txn.putLink(ino, parent, link.count - 1);

@@ -47,9 +47,9 @@ export interface CutCopy {
 }
 
 /**
- * truncate(2). Whole chunks beyond the new end go at once. A chunk that the new end cuts is either cut
- * on its servers afterwards (`cut` names it; until that is done the record says so), or, if it is
- * shared, replaced by `copy`, which the caller has had made.
+ * truncate(2). Whole chunks beyond the new end go at once. A chunk that the new end cuts is either
+ * cut on its servers afterwards (`cut` names it; until that is done the record says so), or, if it
+ * is shared, replaced by `copy`, which the caller has had made.
  */
 export function truncate(
   txn: Txn,

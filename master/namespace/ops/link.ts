@@ -1,4 +1,4 @@
-import type { Ino } from "../../../protocol/id.ts";
+import { type Ino, noIno } from "../../../protocol/id.ts";
 import { linksMax } from "../../../protocol/limits.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import type { Inode } from "../../store/tables.ts";
@@ -54,7 +54,7 @@ export function removeDirectory(txn: Txn, wanted: { parent: Ino; name: Buffer })
   if (!isDirectory(inode)) throw new StatusError("not-directory", "it is not a directory");
   checkRemovable(txn, ino);
   txn.removeEntry(wanted.parent, wanted.name);
-  txn.putInode(ino, { ...inode, nlink: 0, parent: 0 as Ino, ctime: txn.nowNs });
+  txn.putInode(ino, { ...inode, nlink: 0, parent: noIno, ctime: txn.nowNs });
   discard(txn, ino, false);
   touchDirectory(txn, wanted.parent, parent, -1);
   return ino;

@@ -1,4 +1,4 @@
-import { type Ino, rootIno } from "../../../protocol/id.ts";
+import { type Ino, noIno, rootIno } from "../../../protocol/id.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import type { Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
@@ -76,7 +76,7 @@ function replace(txn: Txn, wanted: Rename, source: Ino, target: Ino): void {
   }
   if (!isDirectory(moves)) throw new StatusError("is-directory", "the new name is a directory");
   checkRemovable(txn, target);
-  txn.putInode(target, { ...replaced, nlink: 0, parent: 0 as Ino, ctime: txn.nowNs });
+  txn.putInode(target, { ...replaced, nlink: 0, parent: noIno, ctime: txn.nowNs });
   discard(txn, target, false);
   const parent = txn.inode(wanted.newParent);
   txn.putInode(wanted.newParent, { ...parent, nlink: parent.nlink - 1 });
@@ -92,7 +92,9 @@ function checkNotInside(txn: Txn, moved: Ino, newParent: Ino): void {
   }
 }
 
-/** One entry of `ino` moved from one directory to another: its links and the directories' counts. */
+/**
+ * One entry of `ino` moved from one directory to another: its links and the directories' counts.
+ */
 function moveParent(txn: Txn, ino: Ino, from: Ino, to: Ino): void {
   const inode = txn.inode(ino);
   const moved: Inode = { ...inode, ctime: txn.nowNs };

@@ -1,4 +1,4 @@
-import { type Ino, rootIno } from "../../../protocol/id.ts";
+import { type Ino, noIno, rootIno } from "../../../protocol/id.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import { nameKey } from "../../store/bytes.ts";
 import { encodeSnapshot } from "../../store/tables.ts";
@@ -56,7 +56,7 @@ export function snapshotName(nowNs: bigint): string {
 export function ancestors(txn: Pick<Txn, "findInode">, dir: Ino): Ino[] {
   const line: Ino[] = [dir];
   for (let ino = dir; ino !== rootIno;) {
-    const parent = txn.findInode(ino)?.parent ?? (0 as Ino);
+    const parent = txn.findInode(ino)?.parent ?? (noIno);
     if (parent === 0) break;
     line.push(parent);
     ino = parent;
