@@ -17,7 +17,7 @@ export function bytes(most: number): ReturnType<typeof Type.Unsafe<Buffer>> {
     (value) => (value as unknown) instanceof Uint8Array && (value as Uint8Array).length <= most,
     () => `must be at most ${most} bytes`,
   );
-  return shape as ReturnType<typeof Type.Unsafe<Buffer>>;
+  return shape;
 }
 
 export const InoShape = id<Ino>();

@@ -19,6 +19,11 @@ const grantsPerFileMax = 64;
 
 interface Held {
   grant: Grant;
+  /**
+   * A write under it has failed for good: replicas may differ, and take no more writes under this
+   * version. The next grant has to have another.
+   */
+  broken: boolean;
   /** The chunk exists on its replicas for certain: a write must not create it any more. */
   exists: boolean;
 }
@@ -59,7 +64,7 @@ export class ChunkWriter {
     let ofFile = this.#grants.get(ino);
     if (!ofFile) this.#grants.set(ino, (ofFile = new Map<number, Held>()));
     if (ofFile.size >= grantsPerFileMax) ofFile.clear();
-    ofFile.set(grant.index, { grant, exists: !grant.fresh });
+    ofFile.set(grant.index, { grant, broken: false, exists: !grant.fresh });
   }
 
   forget(ino: Ino): void {
@@ -155,12 +160,16 @@ export class ChunkWriter {
       } catch (error) {
         const status = statusOf(error);
         const fault = faultOf(error, held.grant);
-        if (fault === "final") throw error;
+        if (fault === "final") {
+          held.broken = true;
+          throw error;
+        }
         if (this.#timedOut(startedMs)) throw error;
         this.#log.warn("write.again", { ino, index, handle: held.grant.handle, status });
         if (fault === "primary") primaryFailures += 1;
         // A connection that broke may be made again at once: the server itself need not be down.
-        const report = fault === "primary" && primaryFailures < 2 ? "none" : fault;
+        const again = status === "disconnected" && primaryFailures < 2;
+        const report = again ? "none" : fault;
         await this.#renew(ino, index, held, report, error);
         await sleep(this.#clock, backoff.next(), signal);
         if (signal?.aborted) throw new StatusError("interrupted", "the write was interrupted");
@@ -174,13 +183,14 @@ export class ChunkWriter {
 
   async #held(ino: Ino, index: number, signal: AbortSignal | undefined): Promise<Held> {
     const known = this.#grants.get(ino)?.get(index);
-    if (known) return known;
+    if (known && !known.broken) return known;
     return this.#creating.run(`${ino}/${index}/grant`, async () => {
       const learned = this.#grants.get(ino)?.get(index);
-      if (learned) return learned;
-      const { grant } = await this.#master.mutate(grantMethod, { ino, index }, signal);
+      if (learned && !learned.broken) return learned;
+      const failed = learned && { failed: { ...nameOf(learned.grant), servers: [] } };
+      const { grant } = await this.#master.mutate(grantMethod, { ino, index, ...failed }, signal);
       this.learn(ino, grant);
-      return this.#grants.get(ino)?.get(index) ?? { grant, exists: !grant.fresh };
+      return this.#grants.get(ino)?.get(index) ?? { grant, broken: false, exists: !grant.fresh };
     });
   }
 
@@ -194,8 +204,7 @@ export class ChunkWriter {
       return;
     }
     ofFile.delete(index);
-    const { handle, version } = held.grant;
-    const failed = { handle, version, servers };
+    const failed = { ...nameOf(held.grant), servers };
     const { grant } = await this.#master.mutate(grantMethod, { ino, index, failed });
     if (!this.#grants.get(ino)?.has(index)) this.learn(ino, grant);
   }
@@ -231,6 +240,10 @@ function faultOf(error: unknown, grant: Grant): Fault {
     default:
       return "final";
   }
+}
+
+function nameOf({ handle, version }: Grant): Pick<Grant, "handle" | "version"> {
+  return { handle, version };
 }
 
 function diskFault(grant: Grant): Fault {
