@@ -1,0 +1,73 @@
+import type { ChunkHandle } from "../../protocol/id.ts";
+import { cleanAfterMs, cleansAtOnce, dirtyFilesMax, dirtySmallMax } from "../limits.ts";
+import type { Store } from "../store/store.ts";
+import { cleanChunk } from "../store/sync.ts";
+
+/**
+ * Cleans chunks that nobody writes to any more, and the longest silent ones when there are many.
+ */
+export class Cleaner {
+  readonly #store: Store;
+  /** Dirty since a crash: they stay so on the disk until the master has been told. */
+  readonly #recovered: Set<ChunkHandle>;
+
+  constructor(options: { store: Store; recovered: Set<ChunkHandle> }) {
+    this.#store = options.store;
+    this.#recovered = options.recovered;
+  }
+
+  /** What a crash left dirty and the master does not know of yet. */
+  get recovered(): ReadonlySet<ChunkHandle> {
+    return this.#recovered;
+  }
+
+  /** The master knows. */
+  async recoveredTold(): Promise<void> {
+    const told = [...this.#recovered];
+    this.#recovered.clear();
+    await this.#cleanAll(told);
+  }
+
+  /** One round; runs every `cleanEveryMs`. */
+  async tick(): Promise<void> {
+    const { dirtyFiles, dirtySmall } = this.#store.table;
+    await this.#cleanAll([
+      ...this.#due(dirtyFiles, dirtyFilesMax),
+      ...this.#due(dirtySmall, dirtySmallMax),
+    ]);
+  }
+
+  /** Before a graceful stop. */
+  async finish(): Promise<void> {
+    const { dirtyFiles, dirtySmall } = this.#store.table;
+    await this.#cleanAll([...dirtyFiles.keys(), ...dirtySmall.keys()]);
+  }
+
+  #due(dirty: ReadonlyMap<ChunkHandle, number>, most: number): ChunkHandle[] {
+    const silentSince = this.#store.clock.nowMs() - cleanAfterMs;
+    let tooMany = dirty.size - most;
+    const due: ChunkHandle[] = [];
+    for (const [handle, writtenMs] of dirty) {
+      if (writtenMs > silentSince && tooMany <= 0) break;
+      due.push(handle);
+      tooMany -= 1;
+    }
+    return due;
+  }
+
+  async #cleanAll(handles: readonly ChunkHandle[]): Promise<void> {
+    for (let at = 0; at < handles.length; at += cleansAtOnce) {
+      const some = handles.slice(at, at + cleansAtOnce);
+      await Promise.all(some.map((handle) => this.#clean(handle)));
+    }
+  }
+
+  async #clean(handle: ChunkHandle): Promise<void> {
+    if (this.#recovered.has(handle)) return;
+    try {
+      await cleanChunk(this.#store, handle);
+    } catch (error) {
+      this.#store.log.warn("clean.failed", { handle, error });
+    }
+  }
+}

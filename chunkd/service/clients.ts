@@ -1,0 +1,34 @@
+import { Handlers, WithPayload } from "../../protocol/connection.ts";
+import type { Role } from "../../protocol/dial.ts";
+import { checksums, readChunk, syncChunks, writeChunk } from "../../protocol/methods/chunk.ts";
+import { chunkChecksums } from "../store/checksums.ts";
+import * as store from "../store/read.ts";
+import type { Store } from "../store/store.ts";
+import { syncChunk } from "../store/sync.ts";
+import type { Writer } from "../write/write.ts";
+import type { Requests } from "./requests.ts";
+
+/** What mounts and other chunk servers may ask for, each on a connection that it dialled. */
+export function clientHandlers(options: {
+  store: Store;
+  writer: Writer;
+  requests: Requests;
+}): (role: Role) => Handlers {
+  const { writer, requests } = options;
+  const handlers = new Handlers();
+  requests.serve(handlers, readChunk, async (params) => {
+    const { payload, crcs } = await store.readChunk(options.store, params);
+    return new WithPayload({ crcs }, payload);
+  });
+  requests.serve(handlers, writeChunk, async (params, { payload }) => {
+    await writer.write(params, payload);
+    return {};
+  });
+  requests.serve(handlers, syncChunks, async ({ chunks }) => {
+    await Promise.all(chunks.map((chunk) => syncChunk(options.store, chunk)));
+    return {};
+  });
+  requests.serve(handlers, checksums, (params) => chunkChecksums(options.store, params));
+  const nothing = new Handlers();
+  return (role) => (role === "mount" || role === "chunkd" ? handlers : nothing);
+}

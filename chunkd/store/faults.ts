@@ -1,0 +1,103 @@
+import { LRUCache } from "lru-cache";
+import { AssertionError } from "../../common/assert.ts";
+import { errnoName } from "../../common/disk.ts";
+import type { Log } from "../../common/log.ts";
+import type { ChunkHandle, ChunkVersion } from "../../protocol/id.ts";
+import { StatusError } from "../../protocol/status.ts";
+import { faultsMax } from "../limits.ts";
+import type { ChunkIndex } from "./chunk-index.ts";
+
+export interface BadChunk {
+  handle: ChunkHandle;
+  version: ChunkVersion;
+  reason: string;
+}
+
+/** A failure of the disk as a status. A bug stays a bug, and a status what it is. */
+export function diskFailure(error: unknown, what: string): Error {
+  if (error instanceof StatusError || error instanceof AssertionError) return error;
+  const errno = errnoName(error);
+  switch (errno) {
+    case "ENOSPC":
+    case "EDQUOT":
+      return new StatusError("no-space", `${what}: the disk is full (${errno})`, { cause: error });
+    case "EROFS":
+      return new StatusError("io-error", `${what}: the disk is read-only`, { cause: error });
+    case undefined:
+      return error instanceof Error ? error : new Error(String(error));
+    default:
+      return new StatusError("io-error", `${what}: the disk failed (${errno})`, { cause: error });
+  }
+}
+
+/**
+ * What is wrong with chunks here: bad ones (a CRC or the disk failed; the master gets to know, once
+ * each), and those whose last write did not reach every replica (no write under that version is
+ * taken any more, because replicas could come to differ in the order of writes).
+ */
+export class Faults {
+  readonly #index: ChunkIndex;
+  readonly #log: Log;
+  #corruptBlocks: number;
+  readonly #bad = new Map<ChunkHandle, BadChunk>();
+  readonly #failedWrites = new LRUCache<ChunkHandle, { version: ChunkVersion; error: StatusError }>(
+    {
+      max: faultsMax,
+    },
+  );
+  #onBad: (bad: BadChunk) => void = () => undefined;
+
+  constructor(options: { index: ChunkIndex; log: Log }) {
+    this.#index = options.index;
+    this.#log = options.log;
+    this.#corruptBlocks = options.index.getNumber("corrupt-blocks");
+  }
+
+  /** Since the data directory was made. */
+  get corruptBlocks(): number {
+    return this.#corruptBlocks;
+  }
+
+  /** What has to be reported to a master that does not know it yet. */
+  bad(): BadChunk[] {
+    return [...this.#bad.values()];
+  }
+
+  onBad(listener: (bad: BadChunk) => void): void {
+    this.#onBad = listener;
+  }
+
+  noteCorrupt(bad: BadChunk): void {
+    this.#corruptBlocks += 1;
+    this.#index.putNumber("corrupt-blocks", this.#corruptBlocks);
+    this.noteBad(bad);
+  }
+
+  noteBad(bad: BadChunk): void {
+    if (this.#bad.has(bad.handle) || this.#bad.size >= faultsMax) return;
+    this.#bad.set(bad.handle, bad);
+    this.#log.error("chunk.bad", { ...bad });
+    this.#onBad(bad);
+  }
+
+  noteFailedWrite(handle: ChunkHandle, version: ChunkVersion, error: StatusError): void {
+    this.#failedWrites.set(handle, { version, error });
+  }
+
+  /** Why no write under `version` is taken, if so. */
+  failedWrite(handle: ChunkHandle, version: ChunkVersion): StatusError | undefined {
+    const failed = this.#failedWrites.get(handle);
+    return failed?.version === version ? failed.error : undefined;
+  }
+
+  /** The chunk has a new version; what failed under the old one is over. */
+  forgetWrites(handle: ChunkHandle): void {
+    this.#failedWrites.delete(handle);
+  }
+
+  /** The chunk was replaced or removed. */
+  forget(handle: ChunkHandle): void {
+    this.#bad.delete(handle);
+    this.#failedWrites.delete(handle);
+  }
+}

@@ -1,0 +1,137 @@
+import { assert } from "../../common/assert.ts";
+import { blockBytes, crc32c } from "../../common/crc32c.ts";
+import type { ChunkHandle, ChunkVersion } from "../../protocol/id.ts";
+import { remakeCrcs } from "./apply.ts";
+import { diskFailure } from "./faults.ts";
+import { readBlock } from "./read.ts";
+import { blocksIn, encodeRecord } from "./record.ts";
+import { persist, type Store } from "./store.ts";
+import { type Chunk, expectChunk, expectVersion, type LiveRecord } from "./table.ts";
+
+/**
+ * Gives a chunk a new version, and cuts it if `length` is given and smaller. Waits for writes under
+ * way and is on the disk when it resolves. A chunk that has `newVersion` already is left as it is.
+ * Throws `no-chunk`, `stale-version`, or `corrupt` if the block that is cut is not what it was.
+ */
+export interface RaiseRequest {
+  handle: ChunkHandle;
+  version: ChunkVersion;
+  newVersion: ChunkVersion;
+  length?: number | undefined;
+}
+
+export function raiseVersion(store: Store, request: RaiseRequest): Promise<void> {
+  return store.table.with(request.handle, (chunk) =>
+    chunk.gate.run("exclusive", () =>
+      chunk.applying.run("exclusive", () => raiseLocked(store, chunk, request)),
+    ),
+  );
+}
+
+async function raiseLocked(store: Store, chunk: Chunk, request: RaiseRequest): Promise<void> {
+  if (expectChunk(chunk).version === request.newVersion) {
+    await store.index.flushed(); // The first try may not have got so far.
+    return;
+  }
+  const record = expectVersion(chunk, request.version);
+  const length = Math.min(record.length, request.length ?? record.length);
+  chunk.begun += 1;
+  try {
+    if (length === record.length) await raiseOnly(store, chunk, record, request.newVersion);
+    else await raiseAndCut(store, chunk, record, { ...request, length });
+  } catch (error) {
+    store.space.writeFailed(error);
+    throw diskFailure(error, `chunk ${chunk.handle} could not be given a new version`);
+  } finally {
+    chunk.ended += 1;
+  }
+  store.faults.forgetWrites(chunk.handle);
+}
+
+async function raiseOnly(
+  store: Store,
+  chunk: Chunk,
+  record: LiveRecord,
+  version: ChunkVersion,
+): Promise<void> {
+  await persist(store, chunk, { ...record, version }).flushed();
+  record.version = version;
+}
+
+/**
+ * Steps: 1. the dirty mark, flushed  2. the file is cut and synced  3. the record with the new
+ * version, flushed. A crash in between leaves a dirty chunk of the old version, and the master asks
+ * again.
+ */
+async function raiseAndCut(
+  store: Store,
+  chunk: Chunk,
+  record: LiveRecord,
+  { newVersion, length }: { newVersion: ChunkVersion; length: number },
+): Promise<void> {
+  assert(length < record.length, "a cut makes it shorter");
+  const crcs = await cutCrcs(store, chunk, record, length);
+  const next: LiveRecord = { ...record, version: newVersion, length, crcs };
+  if (record.bytes) {
+    next.bytes = Buffer.from(record.bytes.subarray(0, length));
+    await store.index.put(chunk.handle, encodeRecord(chunk.handle, next), next.bytes).flushed();
+  } else {
+    await cutFile(store, chunk, record, length);
+    next.dirty = false;
+    await persist(store, chunk, next).flushed();
+  }
+  store.table.replace(chunk, next);
+  chunk.plannedLength = length;
+}
+
+async function cutFile(
+  store: Store,
+  chunk: Chunk,
+  record: LiveRecord,
+  length: number,
+): Promise<void> {
+  if (!record.dirty) {
+    await persist(store, chunk, { ...record, dirty: true }).flushed();
+    record.dirty = true;
+    store.table.noteDirty(chunk);
+  }
+  try {
+    await store.files.use(chunk.handle, "write", async (file) => {
+      await file.truncate("raise.cut", length);
+      await file.datasync("raise.sync");
+    });
+    chunk.synced = chunk.ended + 1; // This change, which ends in a moment, and all before it.
+  } catch (error) {
+    await takeLengthFromFile(store, chunk, record, length);
+    throw error;
+  }
+}
+
+/** After a failed step nobody knows whether the file was cut. */
+async function takeLengthFromFile(
+  store: Store,
+  chunk: Chunk,
+  record: LiveRecord,
+  length: number,
+): Promise<void> {
+  const size = await store.files.use(chunk.handle, "write", (file) => file.size("raise.look"));
+  if (size === record.length) return;
+  const last = Math.floor(length / blockBytes);
+  await remakeCrcs(store, chunk, record, { first: last, end: last + 1 });
+}
+
+/** The CRCs of the chunk's first `length` bytes; a block that is cut is verified first. */
+export async function cutCrcs(
+  store: Store,
+  chunk: Chunk,
+  record: LiveRecord,
+  length: number,
+): Promise<number[]> {
+  const crcs = record.crcs.slice(0, blocksIn(length));
+  const rest = length % blockBytes;
+  if (rest === 0 || length === record.length) return crcs;
+  const last = blocksIn(length) - 1;
+  const block = await readBlock(store, chunk, last);
+  crcs[last] = crc32c(block.subarray(0, rest));
+  return crcs;
+}

@@ -1,0 +1,163 @@
+import { assert, must } from "../../common/assert.ts";
+import { blockBytes, crc32c, crcsByBlock } from "../../common/crc32c.ts";
+import type { ChunkHandle, ChunkVersion } from "../../protocol/id.ts";
+import { StatusError } from "../../protocol/status.ts";
+import { diskFailure } from "./faults.ts";
+import type { Store } from "./store.ts";
+import { type Chunk, expectVersion, type LiveRecord } from "./table.ts";
+
+/**
+ * Reading. Takes no lock: bytes that match their CRCs are good whoever was writing meanwhile. If
+ * they do not match and a write was under way, they are read again with writes held off; only then
+ * are they corrupt.
+ */
+
+export interface ReadRequest {
+  handle: ChunkHandle;
+  version: ChunkVersion;
+  offset: number;
+  length: number;
+}
+
+export interface Bytes {
+  payload: Buffer;
+  /** As `crcsByBlock(payload, offset)`. */
+  crcs: number[];
+}
+
+/**
+ * Bytes [offset, offset + length), fewer where the chunk ends. Throws `no-chunk`, `stale-version`,
+ * `corrupt` or `io-error`; the last two are reported to the master.
+ */
+export async function readChunk(store: Store, request: ReadRequest): Promise<Bytes> {
+  await store.readMemory.acquire(request.length);
+  try {
+    return await store.table.with(request.handle, (chunk) => readUnlocked(store, chunk, request));
+  } finally {
+    store.readMemory.release(request.length);
+  }
+}
+
+async function readUnlocked(store: Store, chunk: Chunk, request: ReadRequest): Promise<Bytes> {
+  const record = expectVersion(chunk, request.version);
+  const { begun } = chunk;
+  const read = await attempt(store, chunk, record, request);
+  if (!(read instanceof Error)) return read;
+  const undisturbed = chunk.begun === begun && chunk.ended === begun && chunk.record === record;
+  if (undisturbed) throw condemn(store, chunk, read);
+  return chunk.applying.run("exclusive", async () => {
+    const again = await attempt(store, chunk, expectVersion(chunk, request.version), request);
+    if (again instanceof Error) throw condemn(store, chunk, again);
+    return again;
+  });
+}
+
+/** The bytes, or what is wrong with them. */
+async function attempt(
+  store: Store,
+  chunk: Chunk,
+  record: LiveRecord,
+  { offset, length }: ReadRequest,
+): Promise<Bytes | Error> {
+  const end = Math.min(offset + length, record.length);
+  if (end <= offset) return { payload: Buffer.alloc(0), crcs: [] };
+  const start = offset - (offset % blockBytes);
+  const stop = Math.min(Math.ceil(end / blockBytes) * blockBytes, record.length);
+  try {
+    const blocks = await blocksOf(store, chunk, record, { start, stop });
+    const wrong = firstWrong(record, blocks, { start, stop });
+    if (wrong !== undefined) return corruptBlock(chunk, wrong);
+    const payload = blocks.subarray(offset - start, end - start);
+    return { payload, crcs: payloadCrcs(record, payload, { offset, start, stop, end }) };
+  } catch (error) {
+    const failure = diskFailure(error, `chunk ${chunk.handle} could not be read`);
+    if (failure instanceof StatusError) return failure;
+    throw error;
+  }
+}
+
+/** The chunk's bytes [start, stop), short if the file is. */
+async function blocksOf(
+  store: Store,
+  chunk: Chunk,
+  record: LiveRecord,
+  { start, stop }: { start: number; stop: number },
+): Promise<Buffer> {
+  if (record.bytes) return record.bytes.subarray(start, stop);
+  const into = Buffer.allocUnsafe(stop - start);
+  const count = await store.files.use(chunk.handle, "write", (file) =>
+    file.read("read.blocks", into, start),
+  );
+  return into.subarray(0, count);
+}
+
+/** The first block of [start, stop) that does not match its CRC, or is not in `blocks`. */
+function firstWrong(
+  record: LiveRecord,
+  blocks: Buffer,
+  { start, stop }: { start: number; stop: number },
+): number | undefined {
+  for (let at = start; at < stop; at += blockBytes) {
+    const block = at / blockBytes;
+    const bytes = blocks.subarray(at - start, at - start + blockBytes);
+    if (bytes.length === 0 || crc32c(bytes) !== record.crcs[block]) return block;
+  }
+  return undefined;
+}
+
+/** Whole blocks have just been verified, so their CRCs are known; only cut ones are computed. */
+function payloadCrcs(
+  record: LiveRecord,
+  payload: Buffer,
+  range: { offset: number; start: number; stop: number; end: number },
+): number[] {
+  const { offset, start, stop, end } = range;
+  const first = start / blockBytes;
+  const last = Math.ceil(end / blockBytes) - 1;
+  const crcs = record.crcs.slice(first, last + 1);
+  if (offset !== start) {
+    const head = payload.subarray(0, Math.min(payload.length, blockBytes - (offset - start)));
+    crcs[0] = must(crcsByBlock(head, offset)[0], "the CRC of the first piece");
+  }
+  if (end !== stop && (last > first || offset === start)) {
+    crcs[last - first] = crc32c(payload.subarray(Math.max(0, last * blockBytes - offset)));
+  }
+  return crcs;
+}
+
+function corruptBlock(chunk: Chunk, block: number): StatusError {
+  const message = `chunk ${chunk.handle}: block ${block} does not match its CRC`;
+  return new StatusError("corrupt", message);
+}
+
+/** Counts and reports what makes the chunk bad, and returns it. */
+function condemn(store: Store, chunk: Chunk, error: Error): Error {
+  if (!(error instanceof StatusError) || !chunk.record) return error;
+  const bad = {
+    handle: chunk.handle,
+    version: chunk.record.version,
+    reason: error.message,
+  };
+  if (error.status === "corrupt") store.faults.noteCorrupt(bad);
+  else store.faults.noteBad(bad);
+  return error;
+}
+
+/** Verified bytes for one who holds `applying` and knows that they exist. Throws as `readChunk`. */
+export async function readVerified(
+  store: Store,
+  chunk: Chunk,
+  range: { offset: number; length: number },
+): Promise<Buffer> {
+  const record = must(chunk.record, "a chunk with a record");
+  assert(range.offset < record.length, "the range begins in the chunk");
+  const request = { handle: chunk.handle, version: record.version, ...range };
+  const read = await attempt(store, chunk, record, request);
+  if (read instanceof Error) throw condemn(store, chunk, read);
+  return read.payload;
+}
+
+/** All of one block's bytes, as `readVerified`. */
+export function readBlock(store: Store, chunk: Chunk, block: number): Promise<Buffer> {
+  return readVerified(store, chunk, { offset: block * blockBytes, length: blockBytes });
+}

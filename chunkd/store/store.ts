@@ -1,0 +1,55 @@
+import type { Clock } from "../../common/clock.ts";
+import type { Disk } from "../../common/disk.ts";
+import type { Log } from "../../common/log.ts";
+import { Semaphore } from "../../common/mutex.ts";
+import { readBytesMax, syncsAtOnce } from "../limits.ts";
+import { ChunkIndex, type Written } from "./chunk-index.ts";
+import { Faults } from "./faults.ts";
+import { ChunkFiles } from "./files.ts";
+import { encodeRecord } from "./record.ts";
+import { Space } from "./space.ts";
+import { type Chunk, ChunkTable, type LiveRecord } from "./table.ts";
+
+/** What the operations on chunks work with, one file each beside this one. */
+export interface Store {
+  readonly disk: Disk;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly index: ChunkIndex;
+  readonly files: ChunkFiles;
+  readonly table: ChunkTable;
+  readonly faults: Faults;
+  readonly space: Space;
+  readonly syncs: Semaphore;
+  readonly readMemory: Semaphore;
+}
+
+/** Opens the store of a data directory that is locked and laid out. `recover` comes next. */
+export function openStore(options: {
+  root: string;
+  disk: Disk;
+  clock: Clock;
+  log: Log;
+  reserveBytes: number | undefined;
+}): Store {
+  const { root, disk, clock, log } = options;
+  const index = new ChunkIndex(`${root}/index`);
+  return {
+    disk,
+    clock,
+    log,
+    index,
+    files: new ChunkFiles({ disk, root }),
+    table: new ChunkTable({ index, clock }),
+    faults: new Faults({ index, log }),
+    space: new Space({ disk, path: root, reserveBytes: options.reserveBytes }),
+    syncs: new Semaphore(syncsAtOnce),
+    readMemory: new Semaphore(readBytesMax),
+  };
+}
+
+/** Puts a record into the index as it is in memory. A small chunk's bytes are there already. */
+export function persist(store: Store, chunk: Chunk, record: LiveRecord): Written {
+  const small = record.bytes === undefined ? "none" : "as is";
+  return store.index.put(chunk.handle, encodeRecord(chunk.handle, record), small);
+}

@@ -1,0 +1,74 @@
+import type { Clock } from "../../common/clock.ts";
+import { type Epoch, epoch } from "../../protocol/id.ts";
+import { StatusError } from "../../protocol/status.ts";
+import type { ChunkIndex } from "../store/chunk-index.ts";
+
+/**
+ * Which clients may write. Two things end a client's leave: the fence (a snapshot has raised the
+ * epoch), and the server's own lease (the master has not answered for so long that it may count
+ * this server out and no longer wait for it before a snapshot). Writes passed on by another server
+ * were admitted there.
+ */
+export class Admission {
+  readonly #index: ChunkIndex;
+  readonly #clock: Clock;
+  #epoch: Epoch;
+  #leaseUntilMs = Number.NEGATIVE_INFINITY;
+  readonly #admitted = new Set<{ epoch: Epoch; ended: Promise<unknown> }>();
+
+  constructor(options: { index: ChunkIndex; clock: Clock }) {
+    this.#index = options.index;
+    this.#clock = options.clock;
+    this.#epoch = epoch(options.index.getNumber("epoch"));
+  }
+
+  get epoch(): Epoch {
+    return this.#epoch;
+  }
+
+  /** The master has answered what was sent at `sentAtMs`. */
+  renewLease(sentAtMs: number, leaseMs: number): void {
+    this.#leaseUntilMs = Math.max(this.#leaseUntilMs, sentAtMs + leaseMs);
+  }
+
+  /** Throws `lease-expired`. */
+  checkLease(): void {
+    if (this.#clock.nowMs() < this.#leaseUntilMs) return;
+    throw new StatusError("lease-expired", "this server has lost touch with the master");
+  }
+
+  /**
+   * Runs a client's write, which starts synchronously, or throws `stale-epoch` or `lease-expired`.
+   */
+  async admit<T>(under: Epoch, work: () => Promise<T>): Promise<T> {
+    if (under < this.#epoch) {
+      const message = `epoch ${under} is over, it is ${this.#epoch} now`;
+      throw new StatusError("stale-epoch", message);
+    }
+    this.checkLease();
+    const ended = work();
+    const admitted = { epoch: under, ended };
+    this.#admitted.add(admitted);
+    try {
+      return await ended;
+    } finally {
+      this.#admitted.delete(admitted);
+    }
+  }
+
+  /** Takes over a higher epoch and keeps it across restarts; resolves when that is on the disk. */
+  async adopt(raised: Epoch): Promise<void> {
+    if (raised > this.#epoch) {
+      this.#epoch = raised;
+      this.#index.putNumber("epoch", raised);
+    }
+    await this.#index.flushed();
+  }
+
+  /** As `adopt`; also waits for every write that was admitted under a lower epoch. */
+  async fence(raised: Epoch): Promise<void> {
+    await this.adopt(raised);
+    const older = [...this.#admitted].filter((admitted) => admitted.epoch < raised);
+    await Promise.allSettled(older.map((admitted) => admitted.ended));
+  }
+}

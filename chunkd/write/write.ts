@@ -1,0 +1,140 @@
+import { crcsMatch } from "../../common/crc32c.ts";
+import { Semaphore } from "../../common/mutex.ts";
+import type { Pool } from "../../protocol/dial.ts";
+import { StatusError } from "../../protocol/status.ts";
+import {
+  chunkBytesMax,
+  clientWriteBytesAtOnce,
+  clientWriteBytesMax,
+  dirtyFilesMax,
+  forwardedWriteBytesMax,
+} from "../limits.ts";
+import { applyWrite } from "../store/apply.ts";
+import type { Store } from "../store/store.ts";
+import { type Chunk, expectVersion, type LiveRecord } from "../store/table.ts";
+import type { Admission } from "./admission.ts";
+import { Budget } from "./budget.ts";
+import { forward, type WriteRequest } from "./chain.ts";
+
+/**
+ * The write path (GFS §3.1, §3.2, with the data sent along the chain together with the order).
+ *
+ *   client ──1──> primary ──2──> replica ──2──> replica
+ *                 applies 2      applies 2      applies      3. answers go back when all are done
+ *
+ * Order: writes to a chunk enter its gate in the order in which they arrive. On entering, and
+ * without an `await` in between, a write is checked, sent on, and put in line for the local disk.
+ * The next server gets them over one connection in that order and does the same. So every replica
+ * applies them in the primary's order, and yet the next write is on its way before this one is
+ * answered.
+ *
+ * Failure: when a write fails anywhere, or its fate is unknown (a lost connection: its bytes may
+ * still arrive later), no further write under the chunk's version is taken here. The client tells
+ * the master, which raises the version without the failed servers: whatever is late then is stale.
+ */
+export class Writer {
+  readonly #store: Store;
+  readonly #admission: Admission;
+  readonly #pool: () => Pool;
+  readonly #clientBudget = new Budget(clientWriteBytesMax);
+  readonly #turns = new Semaphore(clientWriteBytesAtOnce);
+  readonly #forwardedBudget = new Budget(forwardedWriteBytesMax);
+
+  constructor(options: { store: Store; admission: Admission; pool: () => Pool }) {
+    this.#store = options.store;
+    this.#admission = options.admission;
+    this.#pool = options.pool;
+  }
+
+  /** Resolves when this server and the chain have the bytes. Forwarded ones enter synchronously. */
+  async write(request: WriteRequest, payload: Buffer): Promise<void> {
+    checkPayload(request, payload);
+    const enter = (): Promise<void> => this.#enter(request, payload);
+    if (request.forwarded) return this.#forwardedBudget.with(payload.length, enter);
+    return this.#admission.admit(request.epoch, () =>
+      this.#clientBudget.with(payload.length, () => this.#inTurn(payload.length, enter)),
+    );
+  }
+
+  /** May wait: until a client's write enters the gate, it has no place in the chunk's order. */
+  async #inTurn(bytes: number, enter: () => Promise<void>): Promise<void> {
+    await this.#turns.acquire(bytes);
+    try {
+      await enter();
+    } finally {
+      this.#turns.release(bytes);
+    }
+  }
+
+  #enter(request: WriteRequest, payload: Buffer): Promise<void> {
+    return this.#store.table.with(request.handle, (chunk) =>
+      chunk.gate.run("shared", () => this.#start(chunk, request, payload)),
+    );
+  }
+
+  async #start(chunk: Chunk, request: WriteRequest, payload: Buffer): Promise<void> {
+    this.#check(chunk, request, payload);
+    const write = { offset: request.offset, bytes: payload, crcs: request.crcs };
+    const local = chunk.applying.run("exclusive", () => applyWrite(this.#store, chunk, write));
+    const others =
+      request.chain.length > 0 ? forward(this.#pool(), request, payload) : Promise.resolve();
+    const [here, there] = await Promise.allSettled([local, others]);
+    const failed = here.status === "rejected" ? here : there;
+    if (failed.status === "fulfilled") return;
+    this.#failed(request, failed.reason);
+    throw failed.reason;
+  }
+
+  /** Whether this server takes the write. What is refused here has not been sent on to anybody. */
+  #check(chunk: Chunk, request: WriteRequest, payload: Buffer): void {
+    const { handle, version } = request;
+    const failed = this.#store.faults.failedWrite(handle, version);
+    if (failed) throw failed;
+    if (!request.forwarded) this.#admission.checkLease(); // It may have waited at the gate.
+    const missing = !chunk.record && chunk.unusable === undefined;
+    if (!(missing && request.create)) this.#checkExisting(chunk, request);
+    const end = payload.length === 0 ? 0 : request.offset + payload.length;
+    if (end > chunk.plannedLength) this.#store.space.take(end - chunk.plannedLength);
+    else if (missing) this.#store.space.take(1);
+    if (missing) this.#store.table.replace(chunk, newRecord(request));
+    chunk.plannedLength = Math.max(chunk.plannedLength, end);
+  }
+
+  #checkExisting(chunk: Chunk, request: WriteRequest): void {
+    const record = expectVersion(chunk, request.version);
+    const crowd = this.#store.table.dirtyFiles.size;
+    if (crowd > 4 * dirtyFilesMax && !record.dirty && !request.forwarded) {
+      throw new StatusError("overloaded", `${crowd} chunks are being written to already`);
+    }
+  }
+
+  #failed(request: WriteRequest, reason: unknown): void {
+    if (!(reason instanceof StatusError)) return;
+    this.#store.faults.noteFailedWrite(request.handle, request.version, reason);
+    const { handle, version } = request;
+    const { status, message, servers } = reason;
+    this.#store.log.warn("write.not-everywhere", { handle, version, status, message, servers });
+  }
+}
+
+function checkPayload(request: WriteRequest, payload: Buffer): void {
+  if (request.offset + payload.length > chunkBytesMax) {
+    throw new StatusError("too-large", `a chunk has at most ${chunkBytesMax} bytes`);
+  }
+  if (!crcsMatch(payload, request.offset, request.crcs)) {
+    throw new StatusError("corrupt", "the bytes do not match their CRCs: damaged on the way");
+  }
+}
+
+function newRecord({ version }: WriteRequest): LiveRecord {
+  return {
+    version,
+    length: 0,
+    dirty: false,
+    small: true,
+    origin: undefined,
+    crcs: [],
+    bytes: Buffer.alloc(0),
+    fresh: true,
+  };
+}
