@@ -1,12 +1,13 @@
 import fc from "fast-check";
 import t from "tap";
 import { type Epoch, type Ino, rootIno } from "../../protocol/id.ts";
-import { StatusError, statusOf } from "../../protocol/status.ts";
+import { StatusError } from "../../protocol/status.ts";
 import { createFile, makeDirectory } from "../../master/namespace/ops/create.ts";
 import { makeLink, removeDirectory, unlink } from "../../master/namespace/ops/link.ts";
 import { rename } from "../../master/namespace/ops/rename.ts";
 import { setAttributes } from "../../master/namespace/ops/attributes.ts";
 import { createMemoryStore } from "../../master/store/memory.ts";
+import { outcome } from "../support/outcome.ts";
 import { chunkBytes, TestNamespace } from "../support/namespace.ts";
 
 /** The toy model: what a filesystem is, without any of the machinery. */
@@ -282,16 +283,6 @@ function regular(real: TestNamespace, p: Path): Ino {
 function named(real: TestNamespace, p: Path): { parent: Ino; name: Buffer } {
   const [parent, last] = split(p);
   return { parent: directory(real, parent), name: Buffer.from(last) };
-}
-
-async function outcome(work: () => unknown): Promise<string> {
-  try {
-    await work();
-    return "ok";
-  } catch (error) {
-    if (!(error instanceof StatusError)) throw error;
-    return statusOf(error);
-  }
 }
 
 /** Every snapshot that the model has, with where it is. */

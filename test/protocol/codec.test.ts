@@ -3,6 +3,7 @@ import t from "tap";
 import { decodeCbor, encodeCbor } from "../../protocol/codec.ts";
 import { envelopeDepthMax } from "../../protocol/limits.ts";
 import { statusOf } from "../../protocol/status.ts";
+import { outcome } from "../support/outcome.ts";
 
 const value = fc.letrec((tie) => ({
   any: fc.oneof(
@@ -65,14 +66,14 @@ t.test(
   "lengths that lie and nesting without end are refused before anything is built",
   async (t) => {
     const nested = Buffer.alloc(100_000, 0x81);
-    t.throws(() => decodeCbor(nested), { status: "protocol" }, "100,000 arrays in each other");
+    t.equal(await outcome(() => decodeCbor(nested)), "protocol", "100,000 arrays in each other");
     const hugeArray = Buffer.from([0x9b, 0, 0, 0, 1, 0, 0, 0, 0]);
-    t.throws(() => decodeCbor(hugeArray), { status: "protocol" }, "an array of 4 G items");
+    t.equal(await outcome(() => decodeCbor(hugeArray)), "protocol", "an array of 4 G items");
     const hugeString = Buffer.from([0x5b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
-    t.throws(() => decodeCbor(hugeString), { status: "protocol" }, "a string of 16 E bytes");
+    t.equal(await outcome(() => decodeCbor(hugeString)), "protocol", "a string of 16 E bytes");
     let deep: unknown = 1;
     for (let i = 0; i < envelopeDepthMax; i += 1) deep = [deep];
     t.doesNotThrow(() => decodeCbor(encodeCbor(deep)), "as deep as is allowed");
-    t.throws(() => decodeCbor(encodeCbor([deep])), { status: "protocol" }, "one deeper");
+    t.equal(await outcome(() => decodeCbor(encodeCbor([deep]))), "protocol", "one deeper");
   },
 );
