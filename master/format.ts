@@ -30,10 +30,7 @@ export interface NewFilesystem {
  * The filesystem's constants, from the store; a new store is given `chunkBytes`, an identity and a
  * root directory.
  */
-export function openFormat(
-  store: Store,
-  wanted: NewFilesystem,
-): Format {
+export function openFormat(store: Store, wanted: NewFilesystem): Format {
   const stored = store.get("meta", formatKey);
   if (!stored) return createFormat(store, wanted);
   const format = decodeCbor(stored).value as Format & { version: number };
@@ -46,10 +43,7 @@ export function openFormat(
   return format;
 }
 
-function createFormat(
-  store: Store,
-  wanted: NewFilesystem,
-): Format {
+function createFormat(store: Store, wanted: NewFilesystem): Format {
   const format = { cluster: wanted.cluster, chunkBytes: wanted.chunkBytes };
   const { nowNs, uid, gid, replicas } = wanted;
   const root = encodeInode({

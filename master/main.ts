@@ -8,7 +8,8 @@ import { hideBin } from "yargs/helpers";
 import { type Address, formatAddress, masterAddressDefault } from "../common/address.ts";
 import { createLog } from "../common/log.ts";
 import { systemClock } from "../common/os/clock.ts";
-import { lockDirectory } from "../common/os/lock.ts";
+import { lmdbFileFault } from "../common/os/lmdb-file.ts";
+import { systemDisk } from "../common/os/disk.ts";
 import { releaseVersion } from "../common/os/version.ts";
 import { addressFrom, runMain, terminationSignal, UserError } from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
@@ -74,8 +75,12 @@ async function openData(data: string): Promise<Store> {
       `--data ${data}: not empty, and not a gfs-master's: choose another directory`,
     );
   }
-  if ((await lockDirectory(data)) === "in use") {
+  if (!(await systemDisk.lockDirectory("data.lock", data))) {
     throw new UserError(`--data ${data}: another gfs-master is running on it`);
+  }
+  const fault = lmdbFileFault(join(data, "data.mdb"));
+  if (fault) {
+    throw new UserError(`--data ${data}: data.mdb is damaged: ${fault}: restore it from a backup`);
   }
   try {
     return openLmdbStore(data);

@@ -1,4 +1,6 @@
 import { type Database, open, type RootDatabase } from "lmdb";
+import { lmdbFileFault } from "../../common/os/lmdb-file.ts";
+import { UserError } from "../../common/program.ts";
 import type { ChunkHandle } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { decodeKey, encodeKey } from "./record.ts";
@@ -30,7 +32,15 @@ export class ChunkIndex {
   readonly #small: Table;
   readonly #meta: Table;
 
+  /** Throws a `UserError` if what is at `path` is no index, or not a whole one. */
   constructor(path: string) {
+    const fault = lmdbFileFault(`${path}/data.mdb`);
+    if (fault) {
+      throw new UserError(
+        `${path}/data.mdb is damaged: ${fault}: start with an empty directory instead, and the ` +
+          "cluster copies again what this server had",
+      );
+    }
     const binary = { encoding: "binary", keyEncoding: "binary" } as const;
     this.#root = open<Buffer, Buffer>({ path, ...binary, noSubdir: false, separateFlushed: true });
     this.#chunks = this.#root.openDB({ name: "chunk", ...binary });

@@ -47,12 +47,7 @@ export class Sessions {
   readonly #log: Log;
   readonly #uuid: () => string;
 
-  constructor(options: {
-    committer: Committer;
-    clock: Clock;
-    log: Log;
-    uuid: () => string;
-  }) {
+  constructor(options: { committer: Committer; clock: Clock; log: Log; uuid: () => string }) {
     this.#committer = options.committer;
     this.#clock = options.clock;
     this.#log = options.log;

@@ -56,7 +56,7 @@ export function snapshotName(nowNs: bigint): string {
 export function ancestors(txn: Pick<Txn, "findInode">, dir: Ino): Ino[] {
   const line: Ino[] = [dir];
   for (let ino = dir; ino !== rootIno;) {
-    const parent = txn.findInode(ino)?.parent ?? (noIno);
+    const parent = txn.findInode(ino)?.parent ?? noIno;
     if (parent === 0) break;
     line.push(parent);
     ino = parent;
