@@ -42,7 +42,14 @@ export class TestNamespace {
   constructor(store: Store) {
     this.store = store;
     const clock = tickingClock();
-    openFormat(store, { cluster: "test", chunkBytes, replicas: 3, nowNs: clock.wallNs(), uid: 0, gid: 0 });
+    openFormat(store, {
+      cluster: "test",
+      chunkBytes,
+      replicas: 3,
+      nowNs: clock.wallNs(),
+      uid: 0,
+      gid: 0,
+    });
     this.committer = new Committer(store, clock);
     this.committer.onGarbage = (garbage) => {
       for (const { handle } of garbage) this.chunks.delete(handle);
