@@ -5,8 +5,11 @@ import { StatusError } from "../../protocol/status.ts";
 import { runCommand } from "./command.ts";
 import { mountAt, readMountTable } from "./mount-table.ts";
 
-/** A directory that answers does so at once; a hung mount never does. */
-const probeMsMax = 5_000;
+/**
+ * A directory that answers does so at once; a hung mount never does. Most of this is for the start
+ * of the process that asks, on a busy machine.
+ */
+const probeMsMax = 30_000;
 /** umount(8) of a mount in use answers at once; one with much to write back takes its time. */
 const unmountMsMax = 60_000;
 

@@ -39,6 +39,8 @@ export class NativeOperations {
   readonly #open = new Map<OpenFile, Resolved>();
   /** The number in the last name that libfuse made for a hidden file; it counts from 1. */
   #hiddenLast = 0;
+  /** The directory that was last refused to be removed, and may be asked for again. */
+  #refused: string | undefined;
 
   constructor(fileSystem: FileSystem, caller: Caller) {
     this.#fileSystem = fileSystem;
@@ -116,6 +118,7 @@ export class NativeOperations {
   }
 
   async rmdir(path: string): Promise<void> {
+    await this.#checkDirectory(path);
     await this.#paths.withParent(path, (parent, name) =>
       this.#fileSystem.rmdir(parent, name, this.#caller),
     );
@@ -123,6 +126,7 @@ export class NativeOperations {
 
   async rename(source: string, target: string): Promise<void> {
     if (await this.#hide(source, target)) return;
+    await this.#checkDirectory(target);
     await this.#paths.withParent(source, (sourceParent, sourceName) =>
       this.#paths.withParent(target, (targetParent, targetName) =>
         this.#fileSystem.rename(
@@ -133,6 +137,10 @@ export class NativeOperations {
         ),
       ),
     );
+    if (this.#open.size === 0) return;
+    await this.#paths
+      .withNode(target, (moved) => Promise.resolve(this.#foundAt(moved)))
+      .catch(() => undefined); // It is gone again: then it is no matter where it was.
   }
 
   /**
@@ -149,10 +157,37 @@ export class NativeOperations {
       if (!this.#isOpen(found.node)) return false;
       this.#hiddenLast = number;
       await this.unlink(source);
+      this.#foundAt(found);
       // The last release may have come meanwhile: then nobody can ask for it any more.
       if (this.#isOpen(found.node)) this.#paths.hide(target, found);
       return true;
     });
+  }
+
+  /** Open files know their directory: they were last found where `found` says. */
+  #foundAt({ node, parentIno }: Resolved): void {
+    for (const [file, open] of this.#open)
+      if (open.node === node) this.#open.set(file, { ...open, parentIno });
+  }
+
+  /**
+   * Refuses to remove or replace a directory as long as files are open that libfuse knows by a path
+   * in it, though they were unlinked, here or by another mount: without a path libfuse calls
+   * `flush` with a null pointer, of which fuse-native dies.
+   *
+   * A file may be closed already, and its release on the way, waiting in libfuse for this very
+   * operation to end. So the first answer is ESTALE, upon which the kernel looks the path up again
+   * and retries once; an application only sees the second.
+   */
+  async #checkDirectory(path: string): Promise<void> {
+    if (this.#open.size === 0) return;
+    const attr = await this.getattr(path).catch(() => undefined);
+    // Where there is nothing, the operation itself will say so.
+    if (![...this.#open.values()].some(({ parentIno }) => parentIno === attr?.ino)) return;
+    const again = this.#refused === path;
+    this.#refused = again ? undefined : path;
+    if (again) throw new StatusError("not-empty", "files are open that were in it");
+    throw new StatusError("stale", "files that were in it may be about to be released");
   }
 
   /** `flags` as of open(2). The open file keeps its node's reference until `release`. */

@@ -35,7 +35,7 @@ const hiddenName = /(?:^|\/)(\.fuse_hidden[0-9a-f]{16})$/;
  * The exception are hidden files: libfuse knows a file by its path as long as it is open, so it
  * renames what is unlinked instead of unlinking it. Here it is really unlinked, and the path that
  * libfuse believes it to have leads to its node. So nothing is left behind when a driver is killed,
- * nobody sees `.fuse_hidden` files, and their directory can be removed.
+ * and nobody sees `.fuse_hidden` files.
  */
 export class Paths {
   readonly #fileSystem: FileSystem;
@@ -81,9 +81,8 @@ export class Paths {
 
   /** Makes `path`, a name of libfuse's for a hidden file, lead to where `found` leads. */
   hide(path: string, found: Resolved): void {
-    const key = must(hiddenKey(path), "name of a hidden file");
     found.users.count += 1;
-    this.#hidden.set(key, found);
+    this.#hidden.set(must(hiddenKey(path), "name of a hidden file"), found);
   }
 
   /** Ends what `hide` made for `node`: its last open file was closed. */

@@ -23,7 +23,7 @@ import {
   serveUntilUnmounted,
   startInBackground,
 } from "../../mount/daemon.ts";
-import type { Caller, Entry, Node } from "../../mount/fuse/filesystem.ts";
+import { type Caller, type Entry, type Node, rootNode } from "../../mount/fuse/filesystem.ts";
 import { mountFuseNative } from "../../mount/fuse/fuse-native.ts";
 import { takeStandardError } from "../../mount/fuse/standard-error.ts";
 import { type Status, StatusError } from "../../protocol/status.ts";
@@ -38,6 +38,13 @@ class FailingFileSystem extends MemoryFileSystem {
     if (wanted === "crash") throw new TypeError("the test wants a crash");
     throw new StatusError(wanted as Status, "the test wants it");
   }
+}
+
+/** Removes `d/x` as another mount would: behind the kernel's and libfuse's back. */
+async function removeElsewhere(fileSystem: MemoryFileSystem): Promise<void> {
+  const { node } = await fileSystem.lookup(rootNode, Buffer.from("d"));
+  await fileSystem.unlink(node, Buffer.from("x"));
+  fileSystem.forget(node, 1);
 }
 
 async function main(): Promise<void> {
@@ -71,6 +78,7 @@ async function main(): Promise<void> {
     process.stdout.write(`${JSON.stringify({ state, references, openFiles, inodes })}\n`);
   };
   process.on("SIGUSR2", () => tell("asked"));
+  process.on("SIGWINCH", () => void removeElsewhere(fileSystem));
   await reportMounted();
   tell("mounted");
   const close = (): Promise<void> => Promise.resolve(tell("closed"));

@@ -95,6 +95,43 @@ await t.test("df shows sizes that need more than 32 bits", async (tt) => {
   tt.match(output, new RegExp(`${terabytes} +${terabytes / 2}`));
 });
 
+await t.test("a directory stays as long as files that were unlinked in it are open", async (tt) => {
+  const directory = path.join(await temporaryDirectory(tt), "m");
+  await mkdir(directory);
+  const mount = await mountMemory(tt, directory);
+  const script = `
+    fs.mkdirSync("d"); fs.mkdirSync("e");
+    const fd = fs.openSync("d/x", "w+");
+    fs.unlinkSync("d/x");
+    for (let i = 0; i < 3; i++) {
+      assert.throws(() => fs.rmdirSync("d"), { code: "ENOTEMPTY" });
+      assert.throws(() => fs.renameSync("e", "d"), { code: "ENOTEMPTY" });
+    }
+    fs.renameSync("d", "f");
+    assert.throws(() => fs.rmdirSync("f"), { code: "ENOTEMPTY" });
+    fs.writeSync(fd, "still here");
+    assert.equal(fs.fstatSync(fd).size, 10);
+    fs.closeSync(fd);
+    fs.rmdirSync("f"); fs.rmdirSync("e");
+    assert.deepEqual(fs.readdirSync("."), []);
+    // Moved to another directory, it holds only that.
+    fs.mkdirSync("d"); fs.mkdirSync("e");
+    const moved = fs.openSync("d/y", "w");
+    fs.renameSync("d/y", "e/y"); fs.rmdirSync("d"); fs.unlinkSync("e/y");
+    assert.throws(() => fs.rmdirSync("e"), { code: "ENOTEMPTY" });
+    fs.closeSync(moved); fs.rmdirSync("e");
+    // Removed by another mount, it is still open here.
+    fs.mkdirSync("d");
+    const removed = fs.openSync("d/x", "w");
+    process.kill(${mount.child.pid}, "SIGWINCH");
+    while (fs.existsSync("d/x"));
+    assert.throws(() => fs.rmdirSync("d"), { code: "ENOTEMPTY" });
+    fs.writeSync(removed, "x"); fs.closeSync(removed);
+    fs.rmdirSync("d");`;
+  const { code, errors } = await runCase({ name: "", program: "node", script }, directory);
+  tt.equal(code, 0, errors);
+});
+
 await t.test("many processes at once do not make the driver slower for good", async (tt) => {
   const directory = path.join(await temporaryDirectory(tt), "m");
   await mkdir(directory);
