@@ -1,6 +1,6 @@
 import { assert } from "../common/assert.ts";
 import { blockBytes } from "../common/crc32c.ts";
-import { payloadBytesMax, queuedBytesMax } from "../protocol/limits.ts";
+import { inFlightMax, payloadBytesMax, queuedBytesMax } from "../protocol/limits.ts";
 
 /** What a chunk server allows itself. Each limit says what it guards. */
 
@@ -43,6 +43,12 @@ export const syncsAtOnce = 2;
  * enough.
  */
 export const clientWriteBytesAtOnce = 48 * 1024 * 1024;
+/**
+ * Clients' writes being worked on, for small ones, of which the bytes above hold thousands. All may
+ * have the same next server, and one connection to it, which takes half as many from each of two
+ * such servers before it refuses (`inFlightMax`): a refusal costs the replica its place in the set.
+ */
+export const clientWritesAtOnce = 512;
 /** Payload of clients' writes in memory, waiting or not; past it they get `overloaded`. */
 export const clientWriteBytesMax = 256 * 1024 * 1024;
 /**
@@ -73,4 +79,5 @@ assert(pieceBytes % blockBytes === 0, "pieces are whole blocks");
 assert(chunkBytesMax % blockBytes === 0, "a chunk is whole blocks");
 assert(hopMs * 3 < 30_000, "a chain of four answers before its client gives up");
 assert(clientWriteBytesAtOnce < queuedBytesMax, "what is being worked on fits in a queue");
+assert(clientWritesAtOnce * 2 <= inFlightMax, "writes passed on are never too many at once");
 assert(clientWriteBytesMax < forwardedWriteBytesMax, "forwarded writes go first");

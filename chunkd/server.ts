@@ -96,7 +96,7 @@ export class ChunkServer {
     const directory = await DataDirectory.open(disk, root);
     try {
       const store = openStore({ root, disk, clock, log, reserveBytes: options.reserveBytes });
-      const recovered = await recover(store);
+      const recovered = await recover(store, { registered: directory.identity !== undefined });
       await store.space.refresh();
       const cleaner = new Cleaner({ store, recovered });
       const server = new ChunkServer(options, { directory, store, cleaner });
@@ -136,6 +136,7 @@ export class ChunkServer {
 
   async #disconnect(): Promise<void> {
     await this.#tasks.stop();
+    this.#admission.endLease(); // A write that still waits its turn will not begin.
     for (const client of this.#clients) client.close("the chunk server stops");
     this.#pool?.close();
     await this.#listener?.close();
@@ -164,6 +165,7 @@ export class ChunkServer {
       store: this.store,
       admission: this.#admission,
       pool: () => this.#peers(),
+      self: () => this.directory.identity?.server,
     });
     const handlersFor = clientHandlers({ store: this.store, writer, requests: this.#requests });
     return (listenWith ?? listenWebSocket)({

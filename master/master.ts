@@ -81,7 +81,7 @@ export class Master {
     const fleet = (this.fleet = new Fleet(clock));
     const sessions = (this.sessions = new Sessions({ ...options, committer }));
     const chunks = (this.chunks = new Chunks({ ...options, committer, fleet, chunkBytes }));
-    this.files = new FileService({ committer, chunks, sessions, reader, chunkBytes, log });
+    this.files = new FileService({ committer, chunks, sessions, reader, chunkBytes });
     this.snapshots = new SnapshotService({
       committer,
       chunks,
@@ -102,7 +102,7 @@ export class Master {
 
   #connectParts(): void {
     this.committer.onGarbage = (garbage) => {
-      for (const { handle, planned } of garbage) this.chunks.discard(handle, planned);
+      for (const { handle, servers } of garbage) this.chunks.sets.discard(handle, servers);
     };
     this.committer.onCommit = (touched, origin) => this.sessions.invalidateOthers(touched, origin);
     this.fleetService.onChange = () => {
@@ -114,6 +114,7 @@ export class Master {
   async start(): Promise<void> {
     this.fleet.load(this.#store);
     this.sessions.load();
+    this.chunks.sets.unsettled.load(this.#store);
     // A snapshot that was under way when the master stopped may have fenced servers at the next
     // epoch.
     await this.committer.run((txn) => this.committer.raiseEpoch(txn));
@@ -126,9 +127,7 @@ export class Master {
       this.#sweepWanted = false;
       await sweepHistory(this.committer, signal);
     });
-    this.#tasks.every("repair", repairMs, () =>
-      this.repair.run(this.fleetService.unsettled, signal),
-    );
+    this.#tasks.every("repair", repairMs, () => this.repair.run(signal));
     this.#tasks.every("repair-all", repairAllMs, () => {
       this.repair.needed = true;
       return Promise.resolve();
@@ -136,7 +135,9 @@ export class Master {
     this.#tasks.every("expire", expireMs, () => this.sessions.expire());
     this.#tasks.run("orphans", async () => {
       await sleep(this.#clock, sessionLeaseMs, signal);
-      if (!signal.aborted) await this.sessions.discardForgottenOrphans();
+      if (signal.aborted) return;
+      await this.sessions.expire();
+      await this.sessions.discardForgottenOrphans();
     });
   }
 

@@ -1,6 +1,6 @@
 import { hostname, networkInterfaces } from "node:os";
 import type { Address } from "../common/address.ts";
-import type { Clock } from "../common/clock.ts";
+import { type Clock, sleep } from "../common/clock.ts";
 import type { Log } from "../common/log.ts";
 import { Tasks } from "../common/tasks.ts";
 import { Handlers } from "../protocol/connection.ts";
@@ -25,6 +25,11 @@ import { OpenFiles } from "./ops/open-files.ts";
 /** Written data does not lie here longer than this, so that others see files grow. */
 const writeBackEveryMs = 500;
 const writeBackIdleMs = 400;
+
+/** A hard mount that ends while its servers are gone gives them this long. */
+const closeMsMax = 30_000;
+/** What is under way then ends by itself as soon as it looks. */
+const stopMsMax = 5_000;
 
 export interface ConnectOptions {
   master: Address;
@@ -59,16 +64,38 @@ export async function connectFileSystem(
     await tasks.stop();
     throw error;
   }
-  tasks.every("write-back", writeBackEveryMs, () => writeBack.tick(writeBackIdleMs));
+  tasks.every("write-back", writeBackEveryMs, async () => {
+    for (const work of writeBack.tick(writeBackIdleMs)) tasks.run("write-back.file", () => work);
+  });
   return {
     fileSystem: assemble(context),
-    close: async () => {
-      await writeBack.flushAll();
-      await tasks.stop();
-      await master.close();
-      context.pool.close();
-    },
+    close: () => closeClient(context, tasks, options.soft ? options.timeoutMs : closeMsMax),
   };
+}
+
+/**
+ * Nobody waits for an unmounted filesystem to come back: what cannot be written in time is lost,
+ * and the log says what.
+ */
+async function closeClient(
+  { writeBack, master, pool, clock, log }: Context & { pool: Pool },
+  tasks: Tasks,
+  flushMs: number,
+): Promise<void> {
+  const flushed = writeBack
+    .flushAll()
+    .catch((error: unknown) => log.error("close.failed", { error }));
+  await atMost(clock, flushMs, flushed);
+  for (const { ino, end } of writeBack.unwritten()) log.error("close.lost", { ino, end });
+  const stopped = tasks.stop();
+  await atMost(clock, stopMsMax, master.close());
+  pool.close();
+  await atMost(clock, stopMsMax, stopped);
+}
+
+async function atMost(clock: Clock, ms: number, work: Promise<unknown>): Promise<void> {
+  const done = new AbortController();
+  await Promise.race([work.finally(() => done.abort()), sleep(clock, ms, done.signal)]);
 }
 
 /** All parts of the client, which know each other. */
@@ -86,35 +113,41 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
       cache.invalidate(inos, entries);
       for (const ino of inos) {
         reader.forget(ino);
+        // The chunks may have been cut off: the master waits for this before it frees them.
+        writer.forget(ino);
         files.changed(ino);
       }
     },
     onDisconnect: () => {
       cache.clear();
       reader.forgetAll();
+      writer.forgetAll();
+      files.allChanged();
     },
     onFlush: () => writeBack.flushAll(),
     opens: () => files.inos(),
   });
   const dialled = { connect, role: "mount", name, handlers: new Handlers(), clock, log } as const;
   const pool = new Pool({ ...dialled, cluster: () => master.cluster }, random);
-  const shared = { master, pool, clock, random, timeoutMs, log };
+  const stop = tasks.signal;
+  const shared = { master, pool, clock, random, timeoutMs, log, stop };
   const reader = new ChunkReader({ ...shared, place: ownPlace(options.rack) });
   const writer = new ChunkWriter(shared);
   const writeBack = new WriteBack({
     ...shared,
     writer,
-    onCommitted: (attr) => {
-      cache.dropAttr(attr.ino);
-      cache.putAttr(attr, cache.ticket());
+    onSent: (ino) => {
+      files.changed(ino);
+      reader.forget(ino);
     },
+    ticket: () => cache.ticket(),
+    onCommitted: (attr, ticket) => void cache.changedAttr(attr, ticket),
   });
   const files: OpenFiles = new OpenFiles({
     clock,
     tasks,
     tell: async (inos) => {
-      const open = new Set(files.inos());
-      await master.read(release, { inos: inos.filter((ino) => !open.has(ino)) });
+      await master.read(release, () => ({ inos: inos() }));
     },
   });
   const parts = { master, cache, reader, writer, writeBack, files, clock, log, showSnapshots };

@@ -1,4 +1,4 @@
-import { type Address, formatAddress } from "../common/address.ts";
+import { type Address, formatAddress, parseAddress } from "../common/address.ts";
 import { Backoff } from "../common/backoff.ts";
 import type { Clock } from "../common/clock.ts";
 import type { Log } from "../common/log.ts";
@@ -83,7 +83,7 @@ export function accept(
     if (params.protocol !== protocolVersion) {
       throw new StatusError(
         "protocol",
-        `protocol version ${params.protocol} is not ${protocolVersion}: use the same release of gfs`,
+        `protocol ${params.protocol} is not ${protocolVersion}: use the same release of gfs`,
       );
     }
     const own = options.cluster();
@@ -144,39 +144,43 @@ export class Pool {
   }
 
   #connection(address: string): Promise<Connection> {
+    const peer = this.#peer(address);
+    if (peer.connection && !peer.connection.closed) return Promise.resolve(peer.connection);
+    if (peer.dialling) return peer.dialling;
+    if (this.#options.clock.nowMs() < peer.notBeforeMs) {
+      const message = `${address} could not be reached a moment ago`;
+      return Promise.reject(new StatusError("unavailable", message));
+    }
+    const dialling = this.#dial(address, peer).finally(() => {
+      peer.dialling = undefined;
+    });
+    peer.dialling = dialling;
+    return dialling;
+  }
+
+  #peer(address: string): Peer {
     let peer = this.#peers.get(address);
     if (!peer) {
       const backoff = new Backoff({ firstMs: 50, mostMs: 2_000, random: this.#random });
       peer = { backoff, notBeforeMs: 0, connection: undefined, dialling: undefined };
       this.#peers.set(address, peer);
     }
-    if (peer.connection && !peer.connection.closed) return Promise.resolve(peer.connection);
-    peer.dialling ??= this.#dial(address, peer);
-    return peer.dialling;
+    return peer;
   }
 
   async #dial(address: string, peer: Peer): Promise<Connection> {
-    const { clock } = this.#options;
+    const { clock, cluster } = this.#options;
+    const target = parseAddress(address);
+    if (typeof target === "string") throw new StatusError("protocol", target);
     try {
-      if (clock.nowMs() < peer.notBeforeMs) {
-        throw new StatusError("unavailable", `${address} could not be reached a moment ago`);
-      }
-      const colon = address.lastIndexOf(":");
-      const host = address.slice(0, colon).replace(/^\[|\]$/g, "");
-      const target = { host, port: Number(address.slice(colon + 1)) };
-      try {
-        const { cluster } = this.#options;
-        const known = typeof cluster === "string" ? cluster : cluster();
-        const { connection } = await dial({ ...this.#options, cluster: known, address: target });
-        peer.connection = connection;
-        peer.backoff.reset();
-        return connection;
-      } catch (error) {
-        peer.notBeforeMs = clock.nowMs() + peer.backoff.next();
-        throw error;
-      }
-    } finally {
-      peer.dialling = undefined;
+      const known = typeof cluster === "string" ? cluster : cluster();
+      const { connection } = await dial({ ...this.#options, cluster: known, address: target });
+      peer.connection = connection;
+      peer.backoff.reset();
+      return connection;
+    } catch (error) {
+      peer.notBeforeMs = clock.nowMs() + peer.backoff.next();
+      throw error;
     }
   }
 }

@@ -65,14 +65,18 @@ export const DirEntryShape = Type.Object(
 );
 export type DirEntry = Static<typeof DirEntryShape>;
 
+/** HOST:PORT of a server. */
+export const HostPort = Type.String({ maxLength: 300, pattern: "^.+:[0-9]{1,5}$" });
+export const RackName = Type.String({ maxLength: 100 });
+
 /**
  * A chunk server that holds a replica, with what is needed to reach it and to judge its distance.
  */
 export const ReplicaShape = Type.Object(
   {
     server: ServerShape,
-    address: Type.String({ maxLength: 300 }),
-    rack: Type.String({ maxLength: 100 }),
+    address: HostPort,
+    rack: RackName,
   },
   { additionalProperties: false },
 );

@@ -58,16 +58,20 @@ export class Cleaner {
   async #cleanAll(handles: readonly ChunkHandle[]): Promise<void> {
     for (let at = 0; at < handles.length; at += cleansAtOnce) {
       const some = handles.slice(at, at + cleansAtOnce);
-      await Promise.all(some.map((handle) => this.#clean(handle)));
+      const cleaned = await Promise.all(some.map((handle) => this.#clean(handle)));
+      if (!cleaned.includes(true)) return; // A full or failing disk: the next round tries again.
     }
   }
 
-  async #clean(handle: ChunkHandle): Promise<void> {
-    if (this.#recovered.has(handle)) return;
+  /** Resolves with false if it failed. */
+  async #clean(handle: ChunkHandle): Promise<boolean> {
+    if (this.#recovered.has(handle)) return true;
     try {
       await cleanChunk(this.#store, handle);
+      return true;
     } catch (error) {
       this.#store.log.warn("clean.failed", { handle, error });
+      return false;
     }
   }
 }

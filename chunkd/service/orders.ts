@@ -13,7 +13,10 @@ import type { Admission } from "../write/admission.ts";
 import { chunkChecksums } from "../store/checksums.ts";
 import type { Requests } from "./requests.ts";
 
-/** What the master may order, over the connection on which this server registered. */
+/**
+ * What the master may order, over the connection on which this server registered. What has to wait
+ * its turn is not begun when the master has stopped waiting: it went on without this server.
+ */
 export function orderHandlers(options: {
   store: Store;
   admission: Admission;
@@ -29,18 +32,18 @@ export function orderHandlers(options: {
     await admission.fence(epoch);
     return {};
   });
-  requests.serve(orders, chunk.raiseVersion, async (params) => {
-    await raiseVersion(store, params);
+  requests.serve(orders, chunk.raiseVersion, async (params, { signal }) => {
+    await raiseVersion(store, params, signal);
     return {};
   });
-  requests.serve(orders, chunk.cloneChunk, async (params) => {
-    await inTurn(clones, () => cloneChunk(store, params));
+  requests.serve(orders, chunk.cloneChunk, async (params, { signal }) => {
+    await inTurn(clones, () => cloneChunk(store, params, signal));
     return {};
   });
-  requests.serve(orders, chunk.copyChunk, async (params) => {
+  requests.serve(orders, chunk.copyChunk, async (params, { signal }) => {
     remover.cancel(params.handle);
     const source = remoteSource(options.pool, params);
-    return { length: await inTurn(copies, () => copyChunk(store, params, source)) };
+    return { length: await inTurn(copies, () => copyChunk(store, params, source, signal)) };
   });
   requests.serve(orders, chunk.checksums, (params) => chunkChecksums(store, params));
   return orders;

@@ -14,7 +14,8 @@ import type { Chunk, LiveRecord } from "./table.ts";
  * A write on this server's own disk. The caller holds `applying`. When it resolves, the write
  * survives the end of this process; `syncChunk` makes it survive the end of power.
  *
- *   small chunk   record and bytes go into the index in one commit
+ *   small chunk   record and bytes go into the index in one commit, which is flushed if the chunk
+ *                 was clean: see `survives`
  *   file chunk    1. the dirty mark is flushed (or, for a new chunk, committed: there is nothing to
  *                    lose yet)  2. the bytes go into the file  3. the CRCs change, in memory only
  *   small → file  1. the old bytes go into the file, synced  2. the dirty mark replaces record and
@@ -64,8 +65,22 @@ async function applySmall(
   write.bytes.copy(bytes, write.offset);
   const { length, crcs } = spliced;
   const next: LiveRecord = { ...record, length, crcs: [...crcs], bytes, dirty: true, fresh: false };
-  await store.index.put(chunk.handle, encodeRecord(chunk.handle, next), bytes).committed;
+  const written = store.index.put(chunk.handle, encodeRecord(chunk.handle, next), bytes);
+  await written.committed;
   store.table.replace(chunk, next);
+  await survives(record, written);
+}
+
+/**
+ * Resolves when a write that changed what the index says may be answered. Power loss takes the
+ * index back to some earlier commit. That must not be one in which the chunk was clean: this
+ * replica would pass for one that has every byte. So the first write to a clean chunk waits for the
+ * disk. To be back at a dirty record, or to have no record of a chunk that was new, tells the
+ * master enough.
+ */
+function survives(before: { dirty: boolean; fresh: boolean }, written: Written): Promise<void> {
+  const wasClean = !before.dirty && !before.fresh;
+  return wasClean ? written.flushed() : written.committed;
 }
 
 async function applyToFile(
@@ -87,7 +102,7 @@ async function applyToFile(
   }
   installCrcs(store, record, spliced);
   store.table.noteDirty(chunk);
-  await marked?.committed;
+  await marked?.();
 }
 
 function spliceWrite(
@@ -116,15 +131,18 @@ function installCrcs(store: Store, record: LiveRecord, spliced: Splice): void {
   store.table.resized(record, before);
 }
 
+/** Resolves when the index is where it has to be before the write is answered. */
+type Answerable = () => Promise<void>;
+
 /**
- * Makes a file chunk of a small one and marks a clean one dirty. What is returned has to be
- * committed before the write is answered.
+ * Makes a file chunk of a small one and marks a clean one dirty. What is returned is asked for
+ * after the bytes have been written: the index has had that time already.
  */
 async function markForWriting(
   store: Store,
   chunk: Chunk,
   record: LiveRecord,
-): Promise<Written | undefined> {
+): Promise<Answerable | undefined> {
   if (record.bytes) return moveToFile(store, chunk, record, record.bytes);
   if (record.dirty) return undefined;
   const mark = { ...record, dirty: true };
@@ -139,8 +157,9 @@ async function moveToFile(
   chunk: Chunk,
   record: LiveRecord,
   bytes: Buffer,
-): Promise<Written> {
+): Promise<Answerable> {
   const { handle } = chunk;
+  const before = { dirty: record.dirty, fresh: record.fresh };
   await store.files.use(handle, "create", async (file) => {
     await file.truncate("migrate.truncate", 0);
     if (record.fresh) return;
@@ -159,7 +178,7 @@ async function moveToFile(
   record.fresh = false;
   record.dirty = true;
   store.table.noteDirty(chunk);
-  return marked;
+  return () => survives(before, marked);
 }
 
 /** Makes an error of a failed write a status; a chunk that was to be made is not there then. */

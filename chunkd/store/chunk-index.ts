@@ -7,7 +7,8 @@ import { decodeKey, encodeKey } from "./record.ts";
 
 /**
  * The one place that knows `lmdb`. Three tables: `chunk` (handle → record), `small` (handle → the
- * bytes of a small chunk, apart so that a walk over all records does not read them) and `meta`.
+ * bytes of a small chunk, apart so that a walk over all records does not read them) and `meta`
+ * (numbers by name, and `removal:` + handle for chunks whose files are being deleted).
  *
  * Reads are synchronous and take microseconds. Writes of one turn of the event loop make one
  * transaction, written by another thread. A buffer that was given to a write must not be changed.
@@ -70,10 +71,33 @@ export class ChunkIndex {
     return this.#written(this.#chunks.put(key, record));
   }
 
-  remove(handle: ChunkHandle): Written {
+  /** `file`: the chunk has one, which is deleted afterwards; `removalEnded` then says so. */
+  remove(handle: ChunkHandle, { file } = { file: false }): Written {
     const key = encodeKey(handle);
+    if (file) {
+      void this.#written(this.#meta.put(removalKey(key), none)).committed.catch(ignored);
+    }
     void this.#written(this.#small.remove(key)).committed.catch(ignored);
     return this.#written(this.#chunks.remove(key));
+  }
+
+  /** True between `remove` and `removalEnded`, across restarts. */
+  isBeingRemoved(handle: ChunkHandle): boolean {
+    return this.#meta.doesExist(removalKey(encodeKey(handle)));
+  }
+
+  removalEnded(handle: ChunkHandle): void {
+    const written = this.#written(this.#meta.remove(removalKey(encodeKey(handle))));
+    void written.committed.catch(ignored);
+  }
+
+  /** The chunks for which `isBeingRemoved`. */
+  removals(): ChunkHandle[] {
+    const start = removalKey(Buffer.alloc(8));
+    const end = removalKey(Buffer.alloc(9, 0xff));
+    return [...this.#meta.getKeys({ start, end })].map((key) =>
+      decodeKey(key.subarray(removalPrefix.length)),
+    );
   }
 
   /** Up to `count` records of handles above `after` (0: from the start), in order of handles. */
@@ -138,6 +162,13 @@ async function commitError(error: unknown): Promise<unknown> {
   } catch (reason) {
     return reason;
   }
+}
+
+const removalPrefix = Buffer.from("removal:");
+const none = Buffer.alloc(0);
+
+function removalKey(key: Buffer): Buffer {
+  return Buffer.concat([removalPrefix, key]);
 }
 
 function ignored(): void {

@@ -7,14 +7,14 @@ import { cutCrcs } from "./raise.ts";
 import { readBlock, readVerified } from "./read.ts";
 import { encodeRecord, type Origin } from "./record.ts";
 import { persist, type Store } from "./store.ts";
-import { type Chunk, expectVersion, type LiveRecord } from "./table.ts";
+import { type Chunk, expectVersion, expectWanted, type LiveRecord } from "./table.ts";
 
 /**
  * Copy on write: `target` becomes a copy of the first `length` bytes of a chunk, under version 1,
  * on the disk when it resolves. Shares the blocks where the filesystem can (FICLONE), else copies,
  * verified. The same request again is answered at once, whatever has become of the target. Throws
- * `no-chunk`, `stale-version`, `exists` (another chunk has that handle), `corrupt`, `no-space`,
- * `io-error`.
+ * `interrupted` if it was cancelled before its turn, `no-chunk`, `stale-version`, `exists` (another
+ * chunk has that handle), `corrupt`, `no-space`, `io-error`.
  */
 export interface CloneRequest {
   handle: ChunkHandle;
@@ -23,13 +23,20 @@ export interface CloneRequest {
   length?: number | undefined;
 }
 
-export function cloneChunk(store: Store, request: CloneRequest): Promise<void> {
+export async function cloneChunk(
+  store: Store,
+  request: CloneRequest,
+  signal?: AbortSignal,
+): Promise<void> {
   if (request.handle === request.target) {
     throw new StatusError("invalid", "a chunk cannot be cloned to itself");
   }
-  return store.table.with(request.handle, (source) =>
+  await store.table.with(request.handle, (source) =>
     store.table.with(request.target, (target) =>
-      locked(source, target, () => cloneLocked(store, source, target, request)),
+      locked(source, target, async () => {
+        expectWanted(signal);
+        await cloneLocked(store, source, target, request);
+      }),
     ),
   );
 }
@@ -92,7 +99,7 @@ async function cloneSmall(store: Store, source: Chunk, target: Chunk, head: Head
   const bytes = Buffer.from(whole.subarray(0, head.length));
   const record: LiveRecord = { ...head, bytes, small: true };
   await store.index.put(target.handle, encodeRecord(target.handle, record), bytes).flushed();
-  store.table.replace(target, record);
+  store.table.replaceWhole(target, record);
 }
 
 async function cloneFile(store: Store, source: Chunk, target: Chunk, head: Head): Promise<void> {
@@ -117,7 +124,7 @@ async function cloneFile(store: Store, source: Chunk, target: Chunk, head: Head)
   await disk.syncDirectory("clone.publish-dir", files.directory(target.handle));
   const record: LiveRecord = { ...head, bytes: undefined, small: false };
   await persist(store, target, record).flushed();
-  store.table.replace(target, record);
+  store.table.replaceWhole(target, record);
 }
 
 /** Copies verified blocks, a piece at a time; a block of another's corruption is not spread. */

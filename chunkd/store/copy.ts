@@ -8,7 +8,7 @@ import type { Bytes } from "./read.ts";
 import { blocksIn, encodeRecord } from "./record.ts";
 import { removeLocked } from "./remove.ts";
 import { persist, type Store } from "./store.ts";
-import type { Chunk, LiveRecord } from "./table.ts";
+import { type Chunk, expectWanted, type LiveRecord } from "./table.ts";
 
 /** Another server's replica. */
 export interface CopySource {
@@ -19,22 +19,25 @@ export interface CopySource {
 /**
  * Fetches a replica, verified and on the disk when it resolves with its length. Replaces an older
  * or a bad one: fetched first, then the old one is deleted as a whole, so that a crash leaves
- * either none or a good one. Throws `stale-version` if a newer one is here, and the failures of
- * both sides.
+ * either none or a good one. Replaces nothing when it is cancelled: what the master does not wait
+ * for any more may be out of date by now. Throws `stale-version` if a newer one is here,
+ * `interrupted`, and the failures of both sides.
  */
 export function copyChunk(
   store: Store,
   { handle, version }: { handle: ChunkHandle; version: ChunkVersion },
   source: CopySource,
+  signal?: AbortSignal,
 ): Promise<number> {
   return store.table.with(handle, (chunk) =>
     chunk.gate.run("exclusive", async () => {
+      expectWanted(signal);
       const own = chunk.record?.version ?? version;
       if (own > version) {
         throw new StatusError("stale-version", `chunk ${handle}: version ${own} is here already`);
       }
       try {
-        return await fetchAndReplace(store, chunk, version, source);
+        return await fetchAndReplace(store, chunk, { version, source, signal });
       } catch (error) {
         store.space.writeFailed(error);
         throw diskFailure(error, `chunk ${handle} could not be copied`);
@@ -43,11 +46,16 @@ export function copyChunk(
   );
 }
 
+interface CopyWork {
+  version: ChunkVersion;
+  source: CopySource;
+  signal: AbortSignal | undefined;
+}
+
 async function fetchAndReplace(
   store: Store,
   chunk: Chunk,
-  version: ChunkVersion,
-  source: CopySource,
+  { version, source, signal }: CopyWork,
 ): Promise<number> {
   const { length, crcs } = await source.checksums();
   if (length > chunkBytesMax || crcs.length !== blocksIn(length)) {
@@ -66,6 +74,7 @@ async function fetchAndReplace(
   };
   if (record.small) {
     record.bytes = length > 0 ? await fetchPiece(record, source, 0) : Buffer.alloc(0);
+    expectWanted(signal);
     await publish(store, chunk, record, async () => undefined);
     return length;
   }
@@ -80,6 +89,7 @@ async function fetchAndReplace(
     } finally {
       await file.close();
     }
+    expectWanted(signal);
     await publish(store, chunk, record, async () => {
       await disk.rename("copy.publish", staging, files.path(chunk.handle));
       await disk.syncDirectory("copy.publish-dir", files.directory(chunk.handle));
@@ -104,7 +114,7 @@ function publish(
     if (record.bytes) {
       await store.index.put(handle, encodeRecord(handle, record), record.bytes).flushed();
     } else await persist(store, chunk, record).flushed();
-    store.table.replace(chunk, record);
+    store.table.replaceWhole(chunk, record);
   });
 }
 
@@ -115,7 +125,9 @@ async function fetchAll(file: OpenFile, record: LiveRecord, source: CopySource):
   try {
     for (let at = 0; at < record.length; at += pieceBytes) {
       for (; asked < record.length && coming.length < copyPiecesInFlight; asked += pieceBytes) {
-        coming.push(fetchPiece(record, source, asked));
+        const piece = fetchPiece(record, source, asked);
+        piece.catch(() => undefined); // Whoever awaits it is told; it may fail before anybody does.
+        coming.push(piece);
       }
       const [next] = coming;
       if (next) await file.write("copy.write", await next, at);

@@ -12,6 +12,8 @@ import { type ServerId, serverId } from "../../protocol/id.ts";
  *   index/     the chunk index and the bytes of small chunks, see chunk-index.ts
  *   chunks/xx/ chunk files, see files.ts
  *   staging/   copies and clones that are being made; emptied at start
+ *   lost/      chunk files that the index did not know at a start; only if there were any, and
+ *              deleted by nobody but the operator
  */
 const program = "gfs-chunkd";
 const directoryFormat = 1;
@@ -28,7 +30,16 @@ export interface Identity {
   server: ServerId;
 }
 
-const ownNames = new Set(["id", "id.new", "port", "port.new", "index", "chunks", "staging"]);
+const ownNames = new Set([
+  "id",
+  "id.new",
+  "port",
+  "port.new",
+  "index",
+  "chunks",
+  "staging",
+  "lost",
+]);
 /** What a freshly made ext4 filesystem has at its root. */
 const ignoredNames = new Set(["lost+found"]);
 

@@ -32,8 +32,8 @@ export function diskFailure(error: unknown, what: string): Error {
 
 /**
  * What is wrong with chunks here: bad ones (a CRC or the disk failed; the master gets to know, once
- * each), and those whose last write did not reach every replica (no write under that version is
- * taken any more, because replicas could come to differ in the order of writes).
+ * each version), and those whose last write did not reach every replica (no write under that
+ * version is taken any more, because replicas could come to differ in the order of writes).
  */
 export class Faults {
   readonly #index: ChunkIndex;
@@ -74,7 +74,8 @@ export class Faults {
   }
 
   noteBad(bad: BadChunk): void {
-    if (this.#bad.has(bad.handle) || this.#bad.size >= faultsMax) return;
+    const known = this.#bad.get(bad.handle);
+    if (known?.version === bad.version || (!known && this.#bad.size >= faultsMax)) return;
     this.#bad.set(bad.handle, bad);
     this.#log.error("chunk.bad", { ...bad });
     this.#onBad(bad);

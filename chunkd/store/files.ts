@@ -8,13 +8,13 @@ import { openFilesMax } from "../limits.ts";
  */
 export class ChunkFiles {
   readonly #disk: Disk;
-  readonly #root: string;
+  readonly root: string;
   /** In order of use, the least recent first. */
   readonly #open = new Map<ChunkHandle, Opened>();
 
   constructor(options: { disk: Disk; root: string }) {
     this.#disk = options.disk;
-    this.#root = options.root;
+    this.root = options.root;
   }
 
   path(handle: ChunkHandle): string {
@@ -22,11 +22,16 @@ export class ChunkFiles {
   }
 
   directory(handle: ChunkHandle): string {
-    return `${this.#root}/chunks/${chunkFileName(handle).slice(-2)}`;
+    return `${this.root}/chunks/${chunkFileName(handle).slice(-2)}`;
   }
 
   get stagingDirectory(): string {
-    return `${this.#root}/staging`;
+    return `${this.root}/staging`;
+  }
+
+  /** Files that no record speaks of, for somebody to look at. */
+  get lostDirectory(): string {
+    return `${this.root}/lost`;
   }
 
   staging(handle: ChunkHandle, purpose: string): string {

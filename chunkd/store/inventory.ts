@@ -9,7 +9,10 @@ export interface HeldChunk {
   dirty: boolean;
 }
 
-/** What the server holds, in pages for the master. Bad records are left out: they hold nothing. */
+/**
+ * What the server holds, in pages for the master. Bad records are left out: they hold nothing.
+ * Chunks whose last write failed count as dirty: a client that has died told the master nothing.
+ */
 export function* inventoryPages(
   store: Store,
   wasDirty: ReadonlySet<ChunkHandle>,
@@ -21,7 +24,9 @@ export function* inventoryPages(
       after = handle;
       const held = store.table.peek(handle) ?? decodeRecord(handle, record);
       if (typeof held === "string") continue;
-      chunks.push({ handle, version: held.version, dirty: wasDirty.has(handle) });
+      const { version } = held;
+      const differs = store.faults.failedWrite(handle, version) !== undefined;
+      chunks.push({ handle, version, dirty: differs || wasDirty.has(handle) });
     }
     const last = found.length < chunksPerPageMax;
     yield { chunks, last };

@@ -6,12 +6,17 @@ import { diskFailure } from "./faults.ts";
 import { readBlock } from "./read.ts";
 import { blocksIn, encodeRecord } from "./record.ts";
 import { persist, type Store } from "./store.ts";
-import { type Chunk, expectChunk, expectVersion, type LiveRecord } from "./table.ts";
+import { datasync } from "./sync.ts";
+import { type Chunk, expectChunk, expectVersion, expectWanted, type LiveRecord } from "./table.ts";
 
 /**
  * Gives a chunk a new version, and cuts it if `length` is given and smaller. Waits for writes under
- * way and is on the disk when it resolves. A chunk that has `newVersion` already is left as it is.
- * Throws `no-chunk`, `stale-version`, or `corrupt` if the block that is cut is not what it was.
+ * way and is on the disk when it resolves. A chunk that has `newVersion` already is cut all the
+ * same: nobody knows how far an order came whose answer was lost. The master repeats one only while
+ * nobody writes under `newVersion`. An order that was cancelled before its turn is not carried out:
+ * the master went on without this server, which must not come by a version whose writes it lacks.
+ * Throws `no-chunk`, `stale-version`, `interrupted`, or `corrupt` if the block that is cut is not
+ * what it was.
  */
 export interface RaiseRequest {
   handle: ChunkHandle;
@@ -20,21 +25,30 @@ export interface RaiseRequest {
   length?: number | undefined;
 }
 
-export function raiseVersion(store: Store, request: RaiseRequest): Promise<void> {
+export function raiseVersion(
+  store: Store,
+  request: RaiseRequest,
+  signal?: AbortSignal,
+): Promise<void> {
   return store.table.with(request.handle, (chunk) =>
     chunk.gate.run("exclusive", () =>
-      chunk.applying.run("exclusive", () => raiseLocked(store, chunk, request)),
+      chunk.applying.run("exclusive", async () => {
+        expectWanted(signal);
+        await raiseLocked(store, chunk, request);
+      }),
     ),
   );
 }
 
 async function raiseLocked(store: Store, chunk: Chunk, request: RaiseRequest): Promise<void> {
-  if (expectChunk(chunk).version === request.newVersion) {
+  const { version } = expectChunk(chunk);
+  const raised = version === request.newVersion;
+  const record = expectVersion(chunk, raised ? version : request.version);
+  const length = Math.min(record.length, request.length ?? record.length);
+  if (raised && length === record.length) {
     await store.index.flushed(); // The first try may not have got so far.
     return;
   }
-  const record = expectVersion(chunk, request.version);
-  const length = Math.min(record.length, request.length ?? record.length);
   chunk.begun += 1;
   try {
     if (length === record.length) await raiseOnly(store, chunk, record, request.newVersion);
@@ -46,6 +60,7 @@ async function raiseLocked(store: Store, chunk: Chunk, request: RaiseRequest): P
     chunk.ended += 1;
   }
   store.faults.forgetWrites(chunk.handle);
+  if (chunk.record?.dirty) store.table.noteDirty(chunk); // The cleaner may have let it be.
 }
 
 async function raiseOnly(
@@ -80,8 +95,7 @@ async function raiseAndCut(
     next.dirty = false;
     await persist(store, chunk, next).flushed();
   }
-  store.table.replace(chunk, next);
-  chunk.plannedLength = length;
+  store.table.replaceWhole(chunk, next);
 }
 
 async function cutFile(
@@ -98,7 +112,7 @@ async function cutFile(
   try {
     await store.files.use(chunk.handle, "write", async (file) => {
       await file.truncate("raise.cut", length);
-      await file.datasync("raise.sync");
+      await datasync(store, chunk, file, "raise.sync");
     });
     chunk.synced = chunk.ended + 1; // This change, which ends in a moment, and all before it.
   } catch (error) {

@@ -8,8 +8,8 @@ import { type Chunk, expectVersion, type LiveRecord } from "./table.ts";
 
 /**
  * Reading. Takes no lock: bytes that match their CRCs are good whoever was writing meanwhile. If
- * they do not match and a write was under way, they are read again with writes held off; only then
- * are they corrupt.
+ * they do not match, and a write was under way when the read began or began before it ended, they
+ * are read again with writes held off; only then are they corrupt.
  */
 
 export interface ReadRequest {
@@ -41,9 +41,10 @@ export async function readChunk(store: Store, request: ReadRequest): Promise<Byt
 async function readUnlocked(store: Store, chunk: Chunk, request: ReadRequest): Promise<Bytes> {
   const record = expectVersion(chunk, request.version);
   const { begun } = chunk;
+  const wasQuiet = chunk.ended === begun; // Else a write may end unseen while the bytes come in.
   const read = await attempt(store, chunk, record, request);
   if (!(read instanceof Error)) return read;
-  const undisturbed = chunk.begun === begun && chunk.ended === begun && chunk.record === record;
+  const undisturbed = wasQuiet && chunk.begun === begun && chunk.record === record;
   if (undisturbed) throw condemn(store, chunk, read);
   return chunk.applying.run("exclusive", async () => {
     const again = await attempt(store, chunk, expectVersion(chunk, request.version), request);

@@ -1,4 +1,5 @@
 import { errnoName } from "../../common/disk.ts";
+import { UserError } from "../../common/program.ts";
 import { type ChunkHandle, chunkHandle, chunkVersion } from "../../protocol/id.ts";
 import { remakeCrcs } from "./apply.ts";
 import { chunkFileName } from "./files.ts";
@@ -11,11 +12,17 @@ const recordsPerStep = 4_096;
 
 /**
  * Makes the store whole again after whatever ended the last run: counts the chunks, takes length
- * and CRCs of dirty file chunks from their files, deletes files without a record and what was
- * unfinished. Resolves with the chunks that were dirty. They stay dirty until the master has been
- * told.
+ * and CRCs of dirty file chunks from their files, clears away what was unfinished and files without
+ * a record. Resolves with the chunks that were dirty. They stay dirty until the master has been
+ * told. `registered`: the directory has been in use. Throws a `UserError` if its index is gone.
  */
-export async function recover(store: Store): Promise<Set<ChunkHandle>> {
+export async function recover(
+  store: Store,
+  { registered }: { registered: boolean },
+): Promise<Set<ChunkHandle>> {
+  const files = await chunkFiles(store);
+  if (registered && files.length > 0) expectIndex(store, files.length);
+  if (store.index.getNumber(indexMark) === 0) await store.index.putNumber(indexMark, 1).flushed();
   const dirty = new Set<ChunkHandle>();
   const dirtyFiles: ChunkHandle[] = [];
   for (const { handle, record } of allRecords(store)) {
@@ -30,11 +37,30 @@ export async function recover(store: Store): Promise<Set<ChunkHandle>> {
     if (!record.small) dirtyFiles.push(handle);
   }
   for (const handle of dirtyFiles) await store.table.with(handle, (c) => recoverFile(store, c));
-  const removed = (await removeOrphans(store)) + (await clearStaging(store));
-  if (dirty.size > 0 || removed > 0) {
-    store.log.event("store.recovered", { dirty: dirty.size, filesRemoved: removed });
+  const { removed, lost } = await clearOrphans(store, files);
+  const filesRemoved = removed + (await clearStaging(store));
+  if (dirty.size > 0 || filesRemoved > 0) {
+    store.log.event("store.recovered", { dirty: dirty.size, filesRemoved });
   }
+  if (lost > 0) store.log.warn("store.files-lost", { files: lost, in: store.files.lostDirectory });
   return dirty;
+}
+
+/** In the index since its first start. An index without it is another than the directory's. */
+const indexMark = "made";
+
+/**
+ * Chunk files and a new index: somebody deleted or replaced the index. To go on would tell the
+ * master that all chunks are gone. An old index that merely lost its last commits passes: it has
+ * the mark, and files that it does not know are kept.
+ */
+function expectIndex(store: Store, files: number): void {
+  if (store.index.getNumber(indexMark) > 0 || store.index.getNumber("epoch") > 0) return;
+  if (store.index.scan(0, 1).length > 0) return;
+  throw new UserError(
+    `${store.files.root}/index is empty, but there are ${files} chunk files: put the index back, ` +
+      "or start with an empty directory, and the cluster copies again what this server had",
+  );
 }
 
 function* allRecords(
@@ -53,8 +79,8 @@ function* allRecords(
 async function recoverFile(store: Store, chunk: Chunk): Promise<void> {
   const { handle, record } = chunk;
   if (!record) return; // Bad, and reported as such.
+  const before = record.length;
   try {
-    const before = record.length;
     record.length = 0; // A mark's length says nothing.
     store.table.resized(record, before);
     await remakeCrcs(store, chunk, record, { first: 0, end: Number.MAX_SAFE_INTEGER });
@@ -63,49 +89,93 @@ async function recoverFile(store: Store, chunk: Chunk): Promise<void> {
     chunk.nameUnsynced = true;
     store.table.noteDirty(chunk);
   } catch (error) {
-    if (errnoName(error) === "ENOENT") return recoverWithoutFile(store, chunk);
+    if (errnoName(error) === "ENOENT") return recoverWithoutFile(store, chunk, before);
     chunk.unusable = "its file could not be read after a crash";
     store.faults.noteBad({ handle, version: record.version, reason: chunk.unusable });
     store.log.error("recover.failed", { handle, error });
   }
 }
 
-/** The mark was committed, the file not yet made: a chunk that was new, and is empty. */
-async function recoverWithoutFile(store: Store, chunk: Chunk): Promise<void> {
+/**
+ * The mark was committed, the file not yet made: a chunk that was new, and is empty. The mark of
+ * one that was older tells its length then: its file is lost.
+ */
+async function recoverWithoutFile(store: Store, chunk: Chunk, lengthBefore: number): Promise<void> {
   const { handle, record } = chunk;
   if (!record) return;
+  if (lengthBefore > 0) {
+    chunk.unusable = "its file is gone";
+    store.faults.noteBad({ handle, version: record.version, reason: chunk.unusable });
+    return;
+  }
   const bytes = Buffer.alloc(0);
   const empty = { ...record, length: 0, crcs: [], small: true, bytes };
   await store.index.put(handle, encodeRecord(handle, empty), bytes).committed;
   store.table.replace(chunk, empty);
 }
 
-/** Deletes chunk files that no record speaks of. */
-async function removeOrphans(store: Store): Promise<number> {
+interface ChunkFile {
+  directory: string;
+  name: string;
+}
+
+async function chunkFiles(store: Store): Promise<ChunkFile[]> {
   const directories = Array.from({ length: 256 }, (_, i) => store.files.directory(chunkHandle(i)));
-  const removed = await Promise.all(directories.map((path) => removeOrphansIn(store, path)));
-  return removed.reduce((sum, count) => sum + count, 0);
+  const lists = await Promise.all(
+    directories.map(async (directory) => {
+      const names = (await store.disk.list("recover.list", directory)) ?? [];
+      return names.map((name) => ({ directory, name }));
+    }),
+  );
+  return lists.flat();
 }
 
-async function removeOrphansIn(store: Store, directory: string): Promise<number> {
-  let removed = 0;
-  for (const name of (await store.disk.list("recover.list", directory)) ?? []) {
-    if (isWanted(store, name)) continue;
-    await store.disk.remove("recover.remove-orphan", `${directory}/${name}`);
-    removed += 1;
+/**
+ * Takes away files that no record speaks of. Those that are known to be ours to delete are: what a
+ * move into a file or a deletion left when it was broken off. Any other is kept in `lost/`: its
+ * record may be what is missing.
+ */
+async function clearOrphans(
+  store: Store,
+  files: readonly ChunkFile[],
+): Promise<{ removed: number; lost: number }> {
+  const count = { removed: 0, lost: 0 };
+  for (const { directory, name } of files) {
+    switch (fateOf(store, name)) {
+      case "keep":
+        break;
+      case "remove":
+        await store.disk.remove("recover.remove-orphan", `${directory}/${name}`);
+        count.removed += 1;
+        break;
+      case "unknown":
+        await setAside(store, { directory, name });
+        count.lost += 1;
+    }
   }
-  return removed;
+  for (const handle of store.index.removals()) store.index.removalEnded(handle);
+  return count;
 }
 
-function isWanted(store: Store, name: string): boolean {
+async function setAside(store: Store, { directory, name }: ChunkFile): Promise<void> {
+  const { lostDirectory } = store.files;
+  await store.disk.makeDirectory("recover.make-lost", lostDirectory);
+  const at = store.clock.wallNs() / 1_000_000_000n; // The same name may be lost again.
+  await store.disk.rename("recover.lose", `${directory}/${name}`, `${lostDirectory}/${name}.${at}`);
+}
+
+function fateOf(store: Store, name: string): "keep" | "remove" | "unknown" {
   const handle = chunkHandle(Number.parseInt(name, 16));
-  if (!Number.isSafeInteger(handle) || handle < 0 || chunkFileName(handle) !== name) return false;
+  if (!Number.isSafeInteger(handle) || handle < 0 || chunkFileName(handle) !== name) {
+    return "unknown";
+  }
   const live = store.table.peek(handle);
-  if (live) return live.bytes === undefined;
+  if (live) return live.bytes === undefined ? "keep" : "remove";
   const stored = store.index.get(handle);
-  if (!stored) return false;
+  if (!stored) return store.index.isBeingRemoved(handle) ? "remove" : "unknown";
   const record = decodeRecord(handle, stored);
-  return typeof record === "string" || !record.small; // What cannot be read is kept as evidence.
+  if (typeof record === "string") return "keep"; // What cannot be read is kept as evidence.
+  return record.small ? "remove" : "keep"; // A small chunk's bytes are in the index.
 }
 
 async function clearStaging(store: Store): Promise<number> {

@@ -1,7 +1,8 @@
+import type { OpenFile } from "../../common/disk.ts";
 import type { ChunkHandle, ChunkVersion } from "../../protocol/id.ts";
 import { diskFailure } from "./faults.ts";
 import { persist, type Store } from "./store.ts";
-import { type Chunk, expectVersion } from "./table.ts";
+import { type Chunk, expectChunk, expectVersion } from "./table.ts";
 
 /**
  * Making writes survive the end of power, and dirty chunks clean.
@@ -10,6 +11,11 @@ import { type Chunk, expectVersion } from "./table.ts";
  * flushed mark says that length and CRCs come from there. So a program that syncs after every write
  * pays for one fdatasync each, not for that of a mark and of a record too. The cleaner writes the
  * record when the chunk has fallen silent.
+ *
+ * A sync that failed is never tried again: Linux drops the pages that it could not write, or calls
+ * them written, so the next fdatasync succeeds without them, and what is read back comes from
+ * memory. The replica is bad from then on: reported, neither read nor written, and dirty in the
+ * index until it is replaced. A restart takes it as it finds it on the disk, and reports it dirty.
  */
 
 /**
@@ -49,7 +55,6 @@ async function syncAfter(
   chunk: Chunk,
   before: Promise<void> | undefined,
 ): Promise<void> {
-  // A failure of the one before is told to those who wait for it; this one tries itself.
   await Promise.allSettled([before]);
   chunk.syncing = chunk.syncNext;
   chunk.syncNext = undefined;
@@ -57,20 +62,52 @@ async function syncAfter(
 }
 
 async function syncNow(store: Store, chunk: Chunk): Promise<void> {
+  expectChunk(chunk); // The sync before may have failed.
   const upTo = chunk.ended;
   if (chunk.synced !== upTo) {
     await store.syncs.acquire(1);
     try {
-      await store.files.use(chunk.handle, "write", (file) => file.datasync("sync.data"));
+      await store.files.use(chunk.handle, "write", (file) =>
+        datasync(store, chunk, file, "sync.data"),
+      );
     } finally {
       store.syncs.release(1);
     }
   }
   if (chunk.nameUnsynced) {
-    await store.disk.syncDirectory("sync.name", store.files.directory(chunk.handle));
+    const directory = store.files.directory(chunk.handle);
+    await orUnsafe(store, chunk, store.disk.syncDirectory("sync.name", directory));
     chunk.nameUnsynced = false;
   }
   chunk.synced = upTo;
+}
+
+/** fdatasync of a chunk's file, once: see above. */
+export function datasync(store: Store, chunk: Chunk, file: OpenFile, site: string): Promise<void> {
+  return orUnsafe(store, chunk, file.datasync(site));
+}
+
+async function orUnsafe(store: Store, chunk: Chunk, synced: Promise<void>): Promise<void> {
+  try {
+    await synced;
+  } catch (error) {
+    const { handle, record } = chunk;
+    const reason = "the disk failed to keep bytes that were written to it";
+    chunk.unsafe = reason;
+    if (record) store.faults.noteBad({ handle, version: record.version, reason });
+    throw error;
+  }
+}
+
+/**
+ * A replica that may differ from the others stays dirty in the index, so that the master compares
+ * it if this server stops: one with a failed write until it is raised, one that is bad until it is
+ * replaced.
+ */
+function mayBeCleaned(store: Store, chunk: Chunk): boolean {
+  const { handle, record } = chunk;
+  if (!record?.dirty || chunk.unusable !== undefined || chunk.unsafe !== undefined) return false;
+  return store.faults.failedWrite(handle, record.version) === undefined;
 }
 
 /**
@@ -78,11 +115,10 @@ async function syncNow(store: Store, chunk: Chunk): Promise<void> {
  */
 export function cleanChunk(store: Store, handle: ChunkHandle): Promise<boolean> {
   return store.table.with(handle, async (chunk) => {
-    if (!chunk.record?.bytes && chunk.record?.dirty) await syncFile(store, chunk);
+    if (mayBeCleaned(store, chunk) && !chunk.record?.bytes) await syncFile(store, chunk);
     return chunk.applying.run("exclusive", async () => {
       const { record } = chunk;
-      const clean = !record?.dirty || chunk.unusable !== undefined;
-      if (clean) {
+      if (!record || !mayBeCleaned(store, chunk)) {
         store.table.noteClean(handle);
         return true;
       }

@@ -33,6 +33,8 @@ export interface Chunk {
   record: LiveRecord | undefined;
   /** Why the record, or the chunk, cannot be used. */
   unusable: string | undefined;
+  /** Why bytes that were written may not be on the disk, and never will be: see sync.ts. */
+  unsafe: string | undefined;
   /** Its length when all writes that have been let in are applied. */
   plannedLength: number;
   users: number;
@@ -123,6 +125,12 @@ export class ChunkTable {
     else this.noteClean(chunk.handle);
   }
 
+  /** As `replace`, by one who holds the gate alone: no write that was let in is still to come. */
+  replaceWhole(chunk: Chunk, record: LiveRecord): void {
+    this.replace(chunk, record);
+    chunk.plannedLength = record.length;
+  }
+
   /** The record changed in place from `lengthBefore`. */
   resized(record: LiveRecord, lengthBefore: number): void {
     this.#usedBytes += record.length - lengthBefore;
@@ -167,6 +175,7 @@ export class ChunkTable {
       applying: new Gate(),
       record: undefined,
       unusable: undefined,
+      unsafe: undefined,
       plannedLength: 0,
       users: 0,
       begun: 0,
@@ -199,7 +208,7 @@ function memoryBytes(chunk: Chunk): number {
   return record ? (record.bytes?.length ?? 0) + 8 * record.crcs.length : 0;
 }
 
-/** The chunk's record under `version`, or throws `no-chunk`, `stale-version` or `corrupt`. */
+/** As `expectChunk`, under `version`, or throws `stale-version`. */
 export function expectVersion(chunk: Chunk, version: ChunkVersion): LiveRecord {
   const record = expectChunk(chunk);
   if (record.version !== version) {
@@ -209,10 +218,19 @@ export function expectVersion(chunk: Chunk, version: ChunkVersion): LiveRecord {
   return record;
 }
 
-/** The chunk's record, or throws `no-chunk` or `corrupt`. */
+/** Throws `interrupted` if whoever asked does not wait any more: for what had to wait its turn. */
+export function expectWanted(signal: AbortSignal | undefined): void {
+  if (!signal?.aborted) return;
+  throw new StatusError("interrupted", "it was cancelled before its turn came");
+}
+
+/** The chunk's record, or throws `no-chunk`, `corrupt` or `io-error`. */
 export function expectChunk(chunk: Chunk): LiveRecord {
   if (chunk.unusable !== undefined) {
     throw new StatusError("corrupt", `chunk ${chunk.handle}: ${chunk.unusable}`);
+  }
+  if (chunk.unsafe !== undefined) {
+    throw new StatusError("io-error", `chunk ${chunk.handle}: ${chunk.unsafe}`);
   }
   if (!chunk.record) throw new StatusError("no-chunk", `chunk ${chunk.handle} is not here`);
   return chunk.record;

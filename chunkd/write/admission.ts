@@ -31,6 +31,11 @@ export class Admission {
     this.#leaseUntilMs = Math.max(this.#leaseUntilMs, sentAtMs + leaseMs);
   }
 
+  /** The server stops: no client's write begins any more. */
+  endLease(): void {
+    this.#leaseUntilMs = Number.NEGATIVE_INFINITY;
+  }
+
   /** Throws `lease-expired`. */
   checkLease(): void {
     if (this.#clock.nowMs() < this.#leaseUntilMs) return;

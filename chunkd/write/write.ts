@@ -1,11 +1,13 @@
 import { crcsMatch } from "../../common/crc32c.ts";
 import { Semaphore } from "../../common/mutex.ts";
 import type { Pool } from "../../protocol/dial.ts";
-import { StatusError } from "../../protocol/status.ts";
+import type { ServerId } from "../../protocol/id.ts";
+import { StatusError, statusOf } from "../../protocol/status.ts";
 import {
   chunkBytesMax,
   clientWriteBytesAtOnce,
   clientWriteBytesMax,
+  clientWritesAtOnce,
   dirtyFilesMax,
   forwardedWriteBytesMax,
 } from "../limits.ts";
@@ -29,19 +31,31 @@ import { forward, type WriteRequest } from "./chain.ts";
  * answered.
  *
  * Failure: when a write fails anywhere, or its fate is unknown (a lost connection: its bytes may
- * still arrive later), no further write under the chunk's version is taken here. The client tells
- * the master, which raises the version without the failed servers: whatever is late then is stale.
+ * still arrive later), no further write under the chunk's version is taken here: replicas could
+ * come to differ. All of them, the failed one too, are answered with the names of the servers that
+ * failed, this one among them if its own disk did, whatever was wrong with that disk: it may be
+ * gone by the next write. The client tells the master, which raises the version without the failed
+ * servers: whatever is late then is stale. A chunk's only replica differs from nobody: there each
+ * write fails or succeeds for itself.
  */
 export class Writer {
   readonly #store: Store;
   readonly #admission: Admission;
   readonly #pool: () => Pool;
+  readonly #self: () => ServerId | undefined;
   readonly #clientBudget = new Budget(clientWriteBytesMax);
-  readonly #turns = new Semaphore(clientWriteBytesAtOnce);
+  readonly #turns = new Semaphore(clientWritesAtOnce);
+  readonly #byteTurns = new Semaphore(clientWriteBytesAtOnce);
   readonly #forwardedBudget = new Budget(forwardedWriteBytesMax);
 
-  constructor(options: { store: Store; admission: Admission; pool: () => Pool }) {
+  constructor(options: {
+    store: Store;
+    admission: Admission;
+    pool: () => Pool;
+    self: () => ServerId | undefined;
+  }) {
     this.#store = options.store;
+    this.#self = options.self;
     this.#admission = options.admission;
     this.#pool = options.pool;
   }
@@ -56,13 +70,19 @@ export class Writer {
     );
   }
 
-  /** May wait: until a client's write enters the gate, it has no place in the chunk's order. */
+  /**
+   * May wait: until a client's write enters the gate, it has no place in the chunk's order. Only
+   * clients' writes wait here. One that is passed on by another server never waits for a turn, or
+   * servers that are each other's secondaries would wait for each other.
+   */
   async #inTurn(bytes: number, enter: () => Promise<void>): Promise<void> {
-    await this.#turns.acquire(bytes);
+    await this.#turns.acquire(1);
+    await this.#byteTurns.acquire(bytes);
     try {
       await enter();
     } finally {
-      this.#turns.release(bytes);
+      this.#byteTurns.release(bytes);
+      this.#turns.release(1);
     }
   }
 
@@ -79,10 +99,8 @@ export class Writer {
     const others =
       request.chain.length > 0 ? forward(this.#pool(), request, payload) : Promise.resolve();
     const [here, there] = await Promise.allSettled([local, others]);
-    const failed = here.status === "rejected" ? here : there;
-    if (failed.status === "fulfilled") return;
-    this.#failed(request, failed.reason);
-    throw failed.reason;
+    if (here.status === "fulfilled" && there.status === "fulfilled") return;
+    throw this.#verdict(request, reasonOf(here), reasonOf(there));
   }
 
   /** Whether this server takes the write. What is refused here has not been sent on to anybody. */
@@ -108,13 +126,40 @@ export class Writer {
     }
   }
 
-  #failed(request: WriteRequest, reason: unknown): void {
-    if (!(reason instanceof StatusError)) return;
-    this.#store.faults.noteFailedWrite(request.handle, request.version, reason);
+  /** What a write is answered that failed on this disk, along the chain, or both. */
+  #verdict(request: WriteRequest, here: unknown, there: unknown): unknown {
+    for (const reason of [here, there]) {
+      if (reason !== undefined && !(reason instanceof StatusError)) return reason; // A bug.
+    }
+    const alone = !request.forwarded && request.chain.length === 0;
+    if (alone) return here;
     const { handle, version } = request;
-    const { status, message, servers } = reason;
-    this.#store.log.warn("write.not-everywhere", { handle, version, status, message, servers });
+    const error = replicasFailed(here, there, this.#self());
+    const { message, servers } = error;
+    this.#store.log.warn("write.not-everywhere", { handle, version, message, servers });
+    const nobody = !request.forwarded && servers.length > request.chain.length;
+    // Were all named, there would be nobody left for the master to raise: the next primary tells
+    // how things stand with the others.
+    const noted = nobody ? replicasFailed(here, undefined, this.#self()) : error;
+    this.#store.faults.noteFailedWrite(handle, version, noted);
+    return nobody && statusOf(here) === "no-space" ? here : noted;
   }
+}
+
+/** `replica-failed`, with every server that is known to have failed. */
+function replicasFailed(here: unknown, there: unknown, self: ServerId | undefined): StatusError {
+  const named = there instanceof StatusError ? there.servers : [];
+  const own = here === undefined || self === undefined ? [] : [self];
+  const told = [here, there].filter((reason) => reason instanceof StatusError);
+  const message = told.map((reason) => reason.message).join("; ");
+  return new StatusError("replica-failed", message, {
+    cause: here ?? there,
+    servers: [...own, ...named.filter((server) => server !== self)],
+  });
+}
+
+function reasonOf(settled: PromiseSettledResult<void>): unknown {
+  return settled.status === "rejected" ? settled.reason : undefined;
 }
 
 function checkPayload(request: WriteRequest, payload: Buffer): void {

@@ -1,13 +1,5 @@
 import type { Log } from "../../common/log.ts";
-import {
-  type ChunkHandle,
-  chunkHandle,
-  type ChunkVersion,
-  type ServerId,
-} from "../../protocol/id.ts";
-import { checksums, copyChunk } from "../../protocol/methods/chunk.ts";
-import type { Replica } from "../../protocol/shapes.ts";
-import { StatusError } from "../../protocol/status.ts";
+import { type ChunkHandle, chunkHandle, type ServerId } from "../../protocol/id.ts";
 import type { Chunks } from "../chunks/chunks.ts";
 import type { Fleet } from "../fleet/fleet.ts";
 import { numberFromKey, numberKey } from "../store/bytes.ts";
@@ -20,8 +12,6 @@ const sliceRows = 2_000;
 const needyMax = 1_000;
 /** Copies under way at a time: more would take the disks and the network from those who wait. */
 const copiesMax = 2;
-/** A whole chunk from another server, on a slow disk. */
-const copyMs = 120_000;
 
 export interface ChunkCounts {
   total: number;
@@ -46,10 +36,8 @@ export class Repair {
   }
 
   /** Replicas of a chunk on servers that are not down for good. */
-  #live(handle: ChunkHandle, planned: readonly ServerId[]): ServerId[] {
-    const known = this.#chunks.locations.of(handle);
-    const holders = known.length > 0 ? known : planned;
-    return holders.filter((id) => {
+  #live(handle: ChunkHandle): ServerId[] {
+    return this.#chunks.sets.present(handle).filter((id) => {
       const server = this.#fleet.get(id);
       return server !== undefined && this.#fleet.stateOf(server) !== "dead";
     });
@@ -69,8 +57,7 @@ export class Repair {
         const chunk = decodeChunk(value);
         rows += 1;
         from = numberKey(handle + 1);
-        if (chunk.planned.length > 0) continue;
-        visit(handle, chunk.goal, this.#live(handle, chunk.planned));
+        if (chunk.written) visit(handle, chunk.goal, this.#live(handle));
       }
       more = rows === sliceRows;
       await new Promise<void>((resolve) => {
@@ -92,9 +79,9 @@ export class Repair {
   }
 
   /** One round: finds the chunks that need a copy, those with the fewest replicas first. */
-  async run(unsettled: Set<ChunkHandle>, signal: AbortSignal): Promise<void> {
+  async run(signal: AbortSignal): Promise<void> {
     if (this.#fleet.expectsMore()) return;
-    await this.#settle(unsettled, signal);
+    await this.#settle(signal);
     if (!this.needed) return;
     this.needed = false;
     const upCount = this.#fleet.up().length;
@@ -122,59 +109,26 @@ export class Repair {
   }
 
   async #copy(handle: ChunkHandle): Promise<void> {
-    const target = this.#chunks.placeFor(handle);
+    const { sets, copyTo } = this.#chunks;
+    const chunk = sets.find(handle);
+    const target = chunk && this.#chunks.placeFor(handle, chunk);
     if (target === undefined) return;
-    await this.#chunks.addReplica(handle, (order) => this.#copyTo(handle, target, order));
+    await sets.addReplica(handle, target, copyTo);
     this.#log.event("repair.copied", { handle, target });
     this.needed = true; // It may want a further one.
   }
 
-  async #copyTo(
-    handle: ChunkHandle,
-    target: ServerId,
-    order: { version: ChunkVersion; source: Replica },
-  ): Promise<ServerId> {
-    const connection = this.#fleet.get(target)?.connection;
-    if (!connection) throw new StatusError("unavailable", `server ${target} has gone`);
-    await connection.call(copyChunk, { handle, ...order }, { deadlineMs: copyMs });
-    return target;
-  }
-
-  /**
-   * Chunks that were being written when a server stopped: if their replicas differ now, in bytes
-   * that nobody was told are safe, one of them is copied over the others.
-   */
-  async #settle(unsettled: Set<ChunkHandle>, signal: AbortSignal): Promise<void> {
-    for (const handle of [...unsettled]) {
+  /** Chunks that were being written when a server stopped: their replicas are made equal. */
+  async #settle(signal: AbortSignal): Promise<void> {
+    const { sets, copyTo } = this.#chunks;
+    for (const handle of sets.unsettled.handles()) {
       if (signal.aborted) return;
-      unsettled.delete(handle);
       try {
-        if (await this.#replicasDiffer(handle)) await this.#equalize(handle);
+        await sets.locked(handle, () => sets.settleReplicas(handle, copyTo));
+        this.needed = true;
       } catch (error) {
         this.#log.warn("settle.failed", { handle, error });
-        if (this.#chunks.locations.of(handle).length > 1) unsettled.add(handle);
       }
     }
-  }
-
-  #equalize(handle: ChunkHandle): Promise<void> {
-    return this.#chunks.equalize(handle, (target, order) => this.#copyTo(handle, target, order));
-  }
-
-  async #replicasDiffer(handle: ChunkHandle): Promise<boolean> {
-    const chunk = this.#chunks.findChunk(handle);
-    if (!chunk) return false;
-    const sums = await Promise.all(
-      this.#chunks.locations.of(handle).map(async (id) => {
-        const connection = this.#fleet.get(id)?.connection;
-        if (!connection) throw new StatusError("unavailable", `server ${id} has gone`);
-        const { length, crcs } = await connection.call(checksums, {
-          handle,
-          version: chunk.version,
-        });
-        return `${length}:${crcs.join(",")}`;
-      }),
-    );
-    return new Set(sums).size > 1;
   }
 }

@@ -1,29 +1,22 @@
 import { must } from "../../common/assert.ts";
 import type { Log } from "../../common/log.ts";
-import { KeyedMutex } from "../../common/mutex.ts";
-import {
-  type ChunkHandle,
-  chunkHandle,
-  type ChunkVersion,
-  chunkVersion,
-  type Epoch,
-  type Ino,
-  type ServerId,
-} from "../../protocol/id.ts";
+import type { ChunkHandle, Epoch, Ino, ServerId, SessionId } from "../../protocol/id.ts";
 import { chunksPerPageMax } from "../../protocol/limits.ts";
-import type { Method } from "../../protocol/method.ts";
-import { cloneChunk, raiseVersion } from "../../protocol/methods/chunk.ts";
+import { copyChunk } from "../../protocol/methods/chunk.ts";
 import type { Grant, Location, Replica } from "../../protocol/shapes.ts";
-import { StatusError, statusOf } from "../../protocol/status.ts";
+import { StatusError } from "../../protocol/status.ts";
 import type { Fleet } from "../fleet/fleet.ts";
 import type { Committer } from "../namespace/committer.ts";
-import { addChunk, changedMeanwhile, putCopy } from "../namespace/ops/contents.ts";
+import { addChunk, type CutCopy, putCopy } from "../namespace/ops/contents.ts";
 import type { Txn } from "../namespace/txn.ts";
 import { numberFromKey, numberKey } from "../store/bytes.ts";
 import { rowsAt } from "../store/history.ts";
-import { type Chunk, decodeChunk, decodeChunkRef } from "../store/tables.ts";
-import { Locations } from "./locations.ts";
+import { type Chunk, decodeChunkRef } from "../store/tables.ts";
 import { place } from "./placement.ts";
+import { ChunkSets, type CopyTo } from "./sets.ts";
+
+/** A whole chunk from another server, on a slow disk. */
+const copyMs = 120_000;
 
 /** A grant, or what has to come first: waiting for a snapshot, or steps on chunk servers. */
 type GrantPlan =
@@ -31,28 +24,13 @@ type GrantPlan =
   | { kind: "wait" }
   | { kind: "copy" | "settle"; handle: ChunkHandle };
 
-/** A chunk server answers such an order after a copy on its own disk at the latest. */
-const orderMs = 20_000;
-
-/**
- * Chunks: where they are, who may write them, and what must happen on chunk servers first. What
- * takes several steps for one chunk runs under that chunk's lock; every step is repeatable, so that
- * a restart in between does no harm.
- *
- * The invariant behind it: a write is acknowledged only if every server of the set that the client
- * was granted has applied it under the chunk's version, and the set changes only together with the
- * version, which the servers that stay are told first. So whoever holds the current version holds
- * every acknowledged byte.
- */
+/** Chunks of files: where they are, and who may write them. */
 export class Chunks {
-  readonly locations = new Locations();
+  readonly sets: ChunkSets;
   readonly #committer: Committer;
   readonly #fleet: Fleet;
-  readonly #log: Log;
   readonly #chunkBytes: number;
   readonly #random: () => number;
-  readonly #locks = new KeyedMutex<ChunkHandle>();
-  readonly #making = new Set<ChunkHandle>();
   /** Held back while a snapshot is being taken: nobody is granted a chunk then. */
   #gate: Promise<void> | undefined;
 
@@ -63,9 +41,9 @@ export class Chunks {
     chunkBytes: number;
     random: () => number;
   }) {
+    this.sets = new ChunkSets(options);
     this.#committer = options.committer;
     this.#fleet = options.fleet;
-    this.#log = options.log;
     this.#chunkBytes = options.chunkBytes;
     this.#random = options.random;
   }
@@ -85,24 +63,6 @@ export class Chunks {
     }
   }
 
-  /** True while a snapshot holds grants back. */
-  get gated(): boolean {
-    return this.#gate !== undefined;
-  }
-
-  findChunk(handle: ChunkHandle): Chunk | undefined {
-    const record = this.#committer.store.get("chunk", numberKey(handle));
-    return record && decodeChunk(record);
-  }
-
-  /** Servers that hold the chunk, as its record and their reports say. */
-  holders(handle: ChunkHandle, chunk: Chunk): readonly ServerId[] {
-    const known = this.locations.of(handle);
-    return known.length === 0 && chunk.planned.length > 0 ? chunk.planned : known;
-  }
-
-  // Reading
-
   /** Where chunks of a file are, in epoch `at` or now. Chunks without data are holes. */
   async locate(
     ino: Ino,
@@ -118,88 +78,108 @@ export class Chunks {
     }
     const locations: Location[] = [];
     for (const { index, handle } of found) {
-      if (this.findChunk(handle)?.cutTo !== undefined)
-        await this.#locked(handle, () => this.#cut(handle));
-      const location = this.#location(index, handle);
+      const location = await this.#location(index, handle);
       if (location) locations.push(location);
     }
     return locations;
   }
 
-  #location(index: number, handle: ChunkHandle): Location | undefined {
-    const chunk = this.findChunk(handle);
+  async #location(index: number, handle: ChunkHandle): Promise<Location | undefined> {
+    const { sets } = this;
+    // A truncation comes first; and replicas in doubt, if there is nothing better.
+    const pending = sets.find(handle)?.cutTo !== undefined;
+    if (pending) await sets.locked(handle, () => sets.cut(handle));
+    const inDoubt = sets.present(handle).length === 0 && sets.unsettled.of(handle).size > 0;
+    if (inDoubt) await sets.locked(handle, () => sets.settleReplicas(handle, this.copyTo));
+    const chunk = sets.find(handle);
     if (!chunk) throw new StatusError("io-error", `chunk ${handle} is not recorded`);
-    const holders = this.locations.of(handle);
-    if (chunk.planned.length > 0) return undefined;
-    const { version } = chunk;
-    return { index, handle, version, replicas: this.#replicas(holders) };
+    if (!chunk.written) return undefined;
+    return { index, handle, version: chunk.version, replicas: this.#forReading(handle) };
   }
 
   /** Replicas for a reader: servers that are up first. */
-  #replicas(servers: readonly ServerId[]): Replica[] {
+  #forReading(handle: ChunkHandle): Replica[] {
+    const servers = this.sets.present(handle);
     const up = servers.filter((id) => this.#fleet.isUp(id));
     const rest = servers.filter((id) => !up.includes(id));
     return [...up, ...rest].flatMap((id) => this.#fleet.replica(id) ?? []);
   }
 
-  // Writing
+  // Grants
 
   /** A new chunk as part of an operation that creates the file. */
   planFirst(txn: Txn, ino: Ino): Grant | undefined {
     if (this.#gate) return undefined;
-    const planned = this.#place([], must(txn.findInode(ino), "inode").replicas);
-    if (planned.length === 0) return undefined;
-    return this.#add(txn, ino, 0, planned);
+    const servers = this.#place([], must(txn.findInode(ino), "inode").replicas);
+    return servers.length === 0 ? undefined : this.#add(txn, ino, 0, servers);
   }
 
-  #add(txn: Txn, ino: Ino, index: number, planned: readonly ServerId[]): Grant {
+  #add(txn: Txn, ino: Ino, index: number, servers: readonly ServerId[]): Grant {
     const handle = txn.newHandle();
-    const version = addChunk(txn, { ino, index, handle, planned });
-    txn.afterCommit(() => this.locations.set(handle, planned));
-    return this.#grantOf({ index, handle, version, fresh: true }, txn.epoch, planned);
-  }
-
-  #grantOf(
-    chunk: { index: number; handle: ChunkHandle; version: ChunkVersion; fresh: boolean },
-    epoch: Epoch,
-    servers: readonly ServerId[],
-  ): Grant {
-    const ordered = this.#shuffled(servers);
-    return { ...chunk, epoch, replicas: ordered.flatMap((id) => this.#fleet.replica(id) ?? []) };
+    addChunk(txn, { ino, index, handle, servers });
+    txn.afterCommit(() => this.sets.locations.set(handle, servers));
+    return this.#grantOf(txn, index, handle);
   }
 
   /**
-   * The first server of a set is the chunk's primary: which one, chance decides, so load spreads.
+   * The first server of a grant is the primary. Which one must follow from the chunk and its
+   * version alone: it decides the order of writes, so two mounts must not have different ones.
    */
-  #shuffled(servers: readonly ServerId[]): ServerId[] {
-    const start = Math.floor(this.#random() * servers.length);
-    return [...servers.slice(start), ...servers.slice(0, start)];
+  #grantOf(txn: Txn, index: number, handle: ChunkHandle): Grant {
+    const { version, written, servers } = txn.chunk(handle);
+    const sorted = servers.toSorted((a, b) => a - b);
+    const start = handle % sorted.length;
+    const ordered = [...sorted.slice(start), ...sorted.slice(0, start)];
+    const replicas = ordered.map((id) => must(this.#fleet.replica(id), "server of a set"));
+    return { index, handle, version, epoch: txn.epoch, fresh: !written, replicas };
   }
 
-  #place(present: readonly ServerId[], count: number): ServerId[] {
+  #place(present: readonly ServerId[], count: number, unfit: readonly ServerId[] = []): ServerId[] {
     const holders = present.flatMap((id) => this.#fleet.get(id) ?? []);
-    const chosen = place(this.#fleet.candidates(this.#chunkBytes), count, {
-      present: holders.map((server) => this.#fleet.candidate(server)),
-      random: this.#random,
-    });
+    const candidates = this.#fleet.candidates(this.#chunkBytes);
+    const chosen = place(
+      candidates.filter(({ id }) => !unfit.includes(id)),
+      count,
+      {
+        present: holders.map((server) => this.#fleet.candidate(server)),
+        random: this.#random,
+      },
+    );
     for (const id of chosen) must(this.#fleet.get(id), "server").recent += 1;
     return chosen;
+  }
+
+  /** A server that can take a further replica of a chunk. */
+  placeFor(handle: ChunkHandle, chunk: Chunk): ServerId | undefined {
+    // One that is still to delete an old replica could delete the new one with the same order.
+    const deleting = this.#fleet.all().filter((server) => server.removals.has(handle));
+    const unfit = deleting.map(({ id }) => id);
+    return this.#place(chunk.servers, 1, unfit)[0];
   }
 
   /**
    * Leave to write chunk `index` of a file. A hole gets a chunk, a shared chunk a copy of its own;
    * a chunk with servers missing goes on with those that are there, under a new version.
    */
-  async grant(ino: Ino, index: number): Promise<Grant> {
+  async grant(ino: Ino, index: number, session: SessionId): Promise<Grant> {
     for (;;) {
       while (this.#gate) await this.#gate;
-      const plan = await this.#committer.run((txn) => this.#planGrant(txn, ino, index));
-      if (plan.kind === "granted") return plan.grant;
-      if (plan.kind === "wait") continue;
-      await this.#locked(plan.handle, async () => {
-        if (plan.kind === "copy") await this.#copyForWriting(ino, index, plan.handle);
-        else await this.#settle(plan.handle);
+      const plan = await this.#committer.run((txn) => this.#planGrant(txn, ino, index), {
+        session,
+        seq: 0,
       });
+      switch (plan.kind) {
+        case "granted":
+          return plan.grant;
+        case "wait":
+          break;
+        case "copy":
+          await this.#copyForWriting(ino, index, plan.handle);
+          break;
+        case "settle":
+          await this.sets.locked(plan.handle, () => this.sets.settle(plan.handle, this.copyTo));
+          break;
+      }
     }
   }
 
@@ -208,22 +188,16 @@ export class Chunks {
     if (this.#gate) return { kind: "wait" };
     const ref = txn.findChunkRef(ino, index);
     if (!ref) {
-      const planned = this.#place([], txn.inode(ino).replicas);
-      if (planned.length === 0) throw this.#noServers();
-      return { kind: "granted", grant: this.#add(txn, ino, index, planned) };
+      const servers = this.#place([], txn.inode(ino).replicas);
+      if (servers.length === 0) throw this.#noServers();
+      return { kind: "granted", grant: this.#add(txn, ino, index, servers) };
     }
     const { handle } = ref;
     const chunk = txn.chunk(handle);
     if (!txn.isExclusive(ino, ref)) return { kind: "copy", handle };
-    const holders = this.holders(handle, chunk);
-    const allUp = holders.length > 0 && holders.every((id) => this.#fleet.isUp(id));
-    if (!allUp || chunk.cutTo !== undefined || this.#locks.busy(handle)) {
-      return { kind: "settle", handle };
-    }
-    const fresh = chunk.planned.length > 0;
-    const { version } = chunk;
-    const grant = this.#grantOf({ index, handle, version, fresh }, txn.epoch, holders);
-    return { kind: "granted", grant };
+    const ready = this.sets.isWhole(handle, chunk) && chunk.cutTo === undefined;
+    if (!ready || this.sets.busy(handle)) return { kind: "settle", handle };
+    return { kind: "granted", grant: this.#grantOf(txn, index, handle) };
   }
 
   #noServers(): StatusError {
@@ -233,277 +207,33 @@ export class Chunks {
       : new StatusError("unavailable", "no chunk server is up");
   }
 
-  /** Makes a chunk ready to be granted: cuts what must be cut, drops servers that are not there. */
-  async #settle(handle: ChunkHandle): Promise<void> {
-    const chunk = this.findChunk(handle);
-    if (!chunk) return;
-    if (chunk.cutTo !== undefined) await this.#cut(handle);
-    const holders = this.holders(handle, chunk);
-    const missing = holders.filter((id) => !this.#fleet.isUp(id));
-    if (missing.length > 0 || holders.length === 0) await this.#drop(handle, missing);
-  }
-
-  /**
-   * A client, or a chunk server, found that servers did not take part in a write under `version`.
-   */
-  async replicasFailed(
-    handle: ChunkHandle,
-    version: ChunkVersion,
-    servers: readonly ServerId[],
-  ): Promise<void> {
-    await this.#locked(handle, async () => {
-      if (this.findChunk(handle)?.version !== version) return;
-      this.#log.warn("chunk.replicas-failed", { handle, version, servers });
-      await this.#drop(handle, servers);
-    });
-  }
-
-  /**
-   * Takes servers out of a chunk's set. Those that stay are told the new version first; then it is
-   * committed. A crash in between leaves servers with a version above the master's, which it
-   * adopts.
-   */
-  async #drop(handle: ChunkHandle, failed: readonly ServerId[]): Promise<void> {
-    const chunk = this.findChunk(handle);
-    if (!chunk) return;
-    const staying = this.holders(handle, chunk).filter((id) => !failed.includes(id));
-    if (chunk.planned.length > 0) return this.#replan(handle, chunk, staying);
-    const answered = await this.#raise(handle, chunk, staying);
-    if (answered.length === 0) throw this.#silent(handle);
-    this.locations.set(handle, answered);
-    this.#log.event("chunk.set-changed", { handle, version: chunk.version + 1, servers: answered });
-  }
-
-  /**
-   * The same for a chunk that nothing has been committed to. It may have been written all the same,
-   * so only servers that say so do not have it; if none does, those create it under the new
-   * version.
-   */
-  async #replan(handle: ChunkHandle, chunk: Chunk, staying: readonly ServerId[]): Promise<void> {
-    const { done, lacking } = await this.#order(
-      staying,
-      raiseVersion,
-      this.#raiseTo(handle, chunk),
-    );
-    const servers = done.length > 0 ? done : lacking;
-    if (servers.length === 0) throw this.#silent(handle);
-    const version = chunkVersion(chunk.version + 1);
-    await this.#committer.run((txn) => {
-      const current = txn.findChunk(handle);
-      if (!current) return;
-      const planned = current.planned.length > 0 ? servers : [];
-      txn.putChunk(handle, { ...current, version, planned, cutTo: undefined });
-      txn.afterCommit(() => this.locations.set(handle, servers));
-    });
-  }
-
-  #silent(handle: ChunkHandle): StatusError {
-    return new StatusError("unavailable", `no server with chunk ${handle} answers`);
-  }
-
-  #raiseTo(handle: ChunkHandle, chunk: Chunk) {
-    const cut = chunk.cutTo === undefined ? {} : { length: chunk.cutTo };
-    return { handle, version: chunk.version, newVersion: chunkVersion(chunk.version + 1), ...cut };
-  }
-
-  /** Raises the version on `servers` and then on record. Returns the servers that have it. */
-  async #raise(
-    handle: ChunkHandle,
-    chunk: Chunk,
-    servers: readonly ServerId[],
-  ): Promise<ServerId[]> {
-    const order = this.#raiseTo(handle, chunk);
-    const { done: answered } = await this.#order(servers, raiseVersion, order);
-    if (answered.length === 0) return [];
-    await this.#committer.run((txn) => {
-      const current = txn.findChunk(handle);
-      if (!current || current.version > order.newVersion) return;
-      const done = current.cutTo === chunk.cutTo ? undefined : current.cutTo;
-      txn.putChunk(handle, { ...current, version: order.newVersion, cutTo: done });
-    });
-    return answered;
-  }
-
-  /**
-   * Applies a truncation that is on record to the replicas. Servers that do not answer are dropped.
-   */
-  async cutNow(handle: ChunkHandle): Promise<void> {
-    await this.#locked(handle, () => this.#cut(handle));
-  }
-
-  async #cut(handle: ChunkHandle): Promise<void> {
-    const chunk = this.findChunk(handle);
-    if (chunk?.cutTo === undefined) return;
-    const holders = this.holders(handle, chunk);
-    if (chunk.planned.length > 0) return this.#replan(handle, chunk, holders);
-    const answered = await this.#raise(handle, chunk, holders);
-    if (answered.length === 0) throw this.#silent(handle);
-    this.locations.set(handle, answered);
-  }
-
-  /**
-   * Sends the same order to several servers at once. `done` carried it out; `lacking` answered that
-   * they do not have the chunk; the others did not answer or refused.
-   */
-  async #order<Request, Reply>(
-    servers: readonly ServerId[],
-    method: Method<Request, Reply>,
-    params: Request,
-  ): Promise<{ done: ServerId[]; lacking: ServerId[] }> {
-    const done: ServerId[] = [];
-    const lacking: ServerId[] = [];
-    await Promise.all(
-      servers.map(async (id) => {
-        const connection = this.#fleet.get(id)?.connection;
-        if (!connection) return;
-        try {
-          await connection.call(method, params, { deadlineMs: orderMs });
-          done.push(id);
-        } catch (error) {
-          const status = statusOf(error);
-          if (status === "no-chunk") lacking.push(id);
-          const why = error instanceof Error ? error.message : String(error);
-          this.#log.warn("chunk.order-failed", { order: method.name, server: id, status, why });
-        }
-      }),
-    );
-    return { done, lacking };
-  }
-
-  // Copies on write
-
-  /**
-   * A copy of a shared chunk on the servers that hold it, under a new handle (GFS §3.4). Until it
-   * is on record nobody refers to it, and a lost one is garbage.
-   */
-  async makeCopy(source: ChunkHandle, length: number | undefined): Promise<ChunkHandle> {
-    const chunk = this.findChunk(source);
-    if (!chunk) throw changedMeanwhile();
-    const target = chunkHandle(this.#committer.ids.next("handle"));
-    const order = {
-      handle: source,
-      version: chunk.version,
-      target,
-      ...(length === undefined ? {} : { length }),
-    };
-    const holders = this.holders(source, chunk).filter((id) => this.#fleet.isUp(id));
-    this.#making.add(target);
-    const { done } = await this.#order(holders, cloneChunk, order);
-    if (done.length === 0) {
-      this.#making.delete(target);
-      throw new StatusError("unavailable", `no server with chunk ${source} could copy it`);
-    }
-    this.locations.set(target, done);
-    return target;
-  }
-
-  /** A copy from `makeCopy` is on record now, or else not wanted. */
-  copyMade(handle: ChunkHandle, used: boolean): void {
-    this.#making.delete(handle);
-    if (!used) this.discard(handle, []);
-  }
-
-  /** True for a chunk that is on record, or being copied and not on record yet. */
-  isKnown(handle: ChunkHandle): boolean {
-    return this.#making.has(handle) || this.findChunk(handle) !== undefined;
-  }
-
   async #copyForWriting(ino: Ino, index: number, source: ChunkHandle): Promise<void> {
-    const chunk = this.findChunk(source);
-    if (!chunk) return;
-    if (chunk.planned.length > 0) return this.#freshInstead(ino, index, source);
-    if (chunk.cutTo !== undefined) await this.#cut(source);
-    const handle = await this.makeCopy(source, undefined);
+    const copy = await this.sets.makeCopy(source, undefined);
     let used = false;
     try {
       used = await this.#committer.run((txn) => {
         const ref = txn.findChunkRef(ino, index);
         if (ref?.handle !== source || txn.isExclusive(ino, ref)) return false;
-        putCopy(txn, ino, index, { source, handle });
+        replaceChunk(txn, ino, index, copy);
         return true;
       });
     } finally {
-      this.copyMade(handle, used);
+      if (copy) this.sets.copyMade(copy, used);
     }
   }
 
-  /** A shared chunk without data needs no copy: the file gets a hole there, then a new chunk. */
-  async #freshInstead(ino: Ino, index: number, source: ChunkHandle): Promise<void> {
-    await this.#committer.run((txn) => {
-      if (txn.findChunkRef(ino, index)?.handle !== source) return;
-      txn.setChunkRef(ino, index, undefined);
-      const inode = txn.inode(ino);
-      txn.putInode(ino, { ...inode, chunks: inode.chunks - 1 });
-    });
-  }
+  /** The order to fetch a replica, as `ChunkSets` wants it. */
+  readonly copyTo: CopyTo = async (target, order) => {
+    const connection = this.#fleet.get(target)?.connection;
+    if (!connection) throw new StatusError("unavailable", `server ${target} has gone`);
+    await connection.call(copyChunk, order, { deadlineMs: copyMs });
+  };
+}
 
-  /** Nobody refers to the chunk any more: servers are told with their next heartbeat. */
-  discard(handle: ChunkHandle, planned: readonly ServerId[]): void {
-    for (const id of new Set([...this.locations.of(handle), ...planned])) {
-      this.#fleet.get(id)?.removals.add(handle);
-    }
-    this.locations.set(handle, []);
-  }
-
-  /** Runs `work` alone among everything that takes several steps for this chunk. */
-  #locked<T>(handle: ChunkHandle, work: () => Promise<T>): Promise<T> {
-    return this.#locks.run(handle, work);
-  }
-
-  // Repair
-
-  /**
-   * Adds a replica. Writers are held off by the chunk's lock and a raised version, so the copy is
-   * of a chunk that does not change.
-   */
-  async addReplica(
-    handle: ChunkHandle,
-    copy: (order: { version: ChunkVersion; source: Replica }) => Promise<ServerId>,
-  ): Promise<void> {
-    await this.#locked(handle, async () => {
-      const before = this.findChunk(handle);
-      if (!before || before.planned.length > 0) return;
-      const up = this.locations.of(handle).filter((id) => this.#fleet.isUp(id));
-      const holders = await this.#raise(handle, before, up);
-      const first = holders[0];
-      if (first === undefined) throw this.#silent(handle);
-      this.locations.set(handle, holders);
-      const added = await copy(this.#copyOrder(handle, first));
-      if (this.findChunk(handle)) this.locations.add(handle, added);
-    });
-  }
-
-  #copyOrder(handle: ChunkHandle, from: ServerId): { version: ChunkVersion; source: Replica } {
-    const { version } = must(this.findChunk(handle), "chunk");
-    return { version, source: must(this.#fleet.replica(from), "replica") };
-  }
-
-  /**
-   * Makes replicas equal that differ in unacknowledged bytes: the first is copied over the others.
-   */
-  async equalize(
-    handle: ChunkHandle,
-    copy: (
-      target: ServerId,
-      order: { version: ChunkVersion; source: Replica },
-    ) => Promise<ServerId>,
-  ): Promise<void> {
-    await this.#locked(handle, async () => {
-      const before = this.findChunk(handle);
-      if (!before || before.planned.length > 0) return;
-      const [first, ...others] = this.locations.of(handle).filter((id) => this.#fleet.isUp(id));
-      if (first === undefined) throw this.#silent(handle);
-      const [kept] = await this.#raise(handle, before, [first]);
-      if (kept === undefined) throw this.#silent(handle);
-      this.locations.set(handle, [kept]);
-      this.#log.event("chunk.equalize", { handle, from: kept, to: others });
-      for (const target of others) {
-        this.locations.add(handle, await copy(target, this.#copyOrder(handle, kept)));
-      }
-    });
-  }
-
-  placeFor(handle: ChunkHandle): ServerId | undefined {
-    return this.#place(this.locations.of(handle), 1)[0];
-  }
+/** A shared chunk gives way to its copy; one without data anywhere, to a hole. */
+function replaceChunk(txn: Txn, ino: Ino, index: number, copy: CutCopy | undefined): void {
+  if (copy) return putCopy(txn, ino, index, copy);
+  txn.setChunkRef(ino, index, undefined);
+  const inode = txn.inode(ino);
+  txn.putInode(ino, { ...inode, chunks: inode.chunks - 1 });
 }

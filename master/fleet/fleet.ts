@@ -18,6 +18,11 @@ export interface Usage {
   diskTrouble?: string;
 }
 
+/**
+ * After a restart of the master, servers get this long to register before they count as missing.
+ */
+const awaitMs = 15_000;
+
 /** A chunk server as the master knows it. */
 export interface ChunkServer {
   readonly id: ServerId;
@@ -99,9 +104,16 @@ export class Fleet {
     return this.#clock.nowMs() - server.lastSeenMs > serverLeaseMs;
   }
 
+  /** True for a server that has not reported since the master started, and may yet. */
+  isAwaited(id: ServerId): boolean {
+    const server = this.#servers.get(id);
+    if (!server || server.inventoried) return false;
+    return this.#clock.nowMs() - server.lastSeenMs < awaitMs;
+  }
+
   /** True while servers that were here before are still expected back. */
   expectsMore(): boolean {
-    return this.all().some((server) => !server.inventoried && this.stateOf(server) !== "dead");
+    return this.all().some((server) => this.isAwaited(server.id));
   }
 
   replica(id: ServerId): Replica | undefined {

@@ -10,6 +10,8 @@ import type { Chunks } from "../chunks/chunks.ts";
 import type { Committer } from "../namespace/committer.ts";
 import type { ChunkServer, Fleet, Usage } from "./fleet.ts";
 
+type Report = RequestOf<typeof inventory>["chunks"][number];
+
 /** What a chunk server held before it registered again and has not mentioned yet. */
 interface Reporting {
   server: ChunkServer;
@@ -24,8 +26,6 @@ export class FleetService {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #reporting = new Map<Connection, Reporting>();
-  /** Chunks that were being written when a server stopped: its replicas may differ. */
-  readonly unsettled = new Set<ChunkHandle>();
   /** Called when repair has something to look at. */
   onChange: () => void = () => undefined;
 
@@ -47,6 +47,9 @@ export class FleetService {
     params: RequestOf<typeof register>,
     connection: Connection,
   ): Promise<ReplyOf<typeof register>> {
+    if (this.#reporting.has(connection)) {
+      throw new StatusError("protocol", "this connection has registered already");
+    }
     const id = params.server ?? serverId(this.#committer.ids.next("server"));
     if (id >= this.#committer.ids.limit("server")) {
       throw new StatusError("wrong-cluster", `this master never gave out server id ${id}`);
@@ -68,7 +71,7 @@ export class FleetService {
     this.#log.event("server.registered", { server: id, address: params.address });
     return {
       server: id,
-      epoch: this.#committer.epoch,
+      epoch: this.#committer.fencedEpoch,
       heartbeatMs,
       leaseMs: serverLeaseMs,
     };
@@ -76,9 +79,9 @@ export class FleetService {
 
   #heldBy(id: ServerId): Set<ChunkHandle> {
     const held = new Set<ChunkHandle>();
-    if (this.#chunks.locations.countOf(id) === 0) return held;
-    for (const handle of this.#chunks.locations.handles()) {
-      if (this.#chunks.locations.of(handle).includes(id)) held.add(handle);
+    if (this.#chunks.sets.locations.countOf(id) === 0) return held;
+    for (const handle of this.#chunks.sets.locations.handles()) {
+      if (this.#chunks.sets.locations.of(handle).includes(id)) held.add(handle);
     }
     return held;
   }
@@ -94,60 +97,67 @@ export class FleetService {
     const remove: ChunkHandle[] = [];
     for (const report of params.chunks) {
       unmentioned.delete(report.handle);
-      if (await this.#isUnwanted(server.id, report)) remove.push(report.handle);
+      if (!(await this.#isUnwanted(server.id, report))) continue;
+      remove.push(report.handle);
+      // Until the server says that it is done, it gets no new replica of this chunk.
+      server.removals.add(report.handle);
     }
     if (params.last) this.#complete(server, unmentioned);
     return { remove };
   }
 
   /** Takes one reported replica in. Returns true if the server shall delete it. */
-  async #isUnwanted(
-    server: ServerId,
-    report: { handle: ChunkHandle; version: number; dirty: boolean },
-  ): Promise<boolean> {
-    const { handle } = report;
-    if (!this.#chunks.isKnown(handle)) {
+  async #isUnwanted(server: ServerId, report: Report): Promise<boolean> {
+    const { handle, version } = report;
+    const { sets } = this.#chunks;
+    if (!sets.isKnown(handle)) {
       // A handle that this master never gave out is not its to delete: its metadata may be too old.
       const ours = handle < this.#committer.ids.limit("handle");
       if (!ours) this.#log.error("inventory.unknown-handle", { server, handle });
       return ours;
     }
-    const chunk = this.#chunks.findChunk(handle);
+    const chunk = sets.find(handle);
     if (!chunk) return false; // It is being copied and will be on record in a moment.
-    if (report.version > chunk.version) await this.#adopt(server, report);
-    else if (report.version === chunk.version) this.#chunks.locations.add(handle, server);
-    else return this.#isStale(server, handle);
-    if (report.dirty && chunk.planned.length === 0) this.unsettled.add(handle);
+    const isMember = chunk.servers.includes(server);
+    if (!isMember || version < chunk.version) return this.#isStale(server, handle);
+    if (version > chunk.version) return this.#adopt(server, report);
+    if (report.dirty) {
+      await this.#committer.run((txn) => sets.unsettled.add(txn, handle, server));
+      sets.locations.remove(handle, server);
+    } else if (!sets.unsettled.of(handle).has(server)) sets.locations.add(handle, server);
     return false;
   }
 
-  /** The master stopped after it had told servers a new version and before it had recorded it. */
-  async #adopt(server: ServerId, report: { handle: ChunkHandle; version: number }): Promise<void> {
-    this.#log.warn("inventory.adopted-version", { server, ...report });
+  /**
+   * The master stopped after it had told servers a new version and before it had recorded it. Only
+   * the next version can come about so; any other is a fault, and neither used nor deleted.
+   */
+  async #adopt(server: ServerId, report: Report): Promise<boolean> {
+    const { handle, version, dirty } = report;
+    const { sets } = this.#chunks;
+    this.#log.warn("inventory.version-ahead", { server, ...report });
     await this.#committer.run((txn) => {
-      const chunk = txn.findChunk(report.handle);
-      if (!chunk || chunk.version >= report.version) return;
-      txn.putChunk(report.handle, { ...chunk, version: report.version as typeof chunk.version });
-      txn.afterCommit(() => this.#chunks.locations.set(report.handle, [server]));
+      const chunk = txn.findChunk(handle);
+      if (!chunk || version !== chunk.version + 1) return;
+      txn.putChunk(handle, { ...chunk, version });
+      if (dirty) sets.unsettled.add(txn, handle, server);
+      txn.afterCommit(() => sets.locations.set(handle, dirty ? [] : [server]));
     });
+    return false;
   }
 
   /** An out-of-date replica goes, unless it may be the last there is. */
   #isStale(server: ServerId, handle: ChunkHandle): boolean {
-    this.#chunks.locations.remove(handle, server);
-    const current = this.#chunks.locations.of(handle).some((id) => this.#fleet.isUp(id));
+    this.#chunks.sets.locations.remove(handle, server);
+    const current = this.#chunks.sets.locations.of(handle).some((id) => this.#fleet.isUp(id));
     this.#log.warn("inventory.stale", { server, handle, removed: current });
     return current;
   }
 
   #complete(server: ChunkServer, unmentioned: ReadonlySet<ChunkHandle>): void {
-    for (const handle of unmentioned) {
-      // One that nothing was ever written to is not on the server, but is still meant to be.
-      const planned = this.#chunks.findChunk(handle)?.planned ?? [];
-      if (!planned.includes(server.id)) this.#chunks.locations.remove(handle, server.id);
-    }
+    for (const handle of unmentioned) this.#chunks.sets.locations.remove(handle, server.id);
     server.inventoried = true;
-    const chunks = this.#chunks.locations.countOf(server.id);
+    const chunks = this.#chunks.sets.locations.countOf(server.id);
     this.#log.event("server.inventoried", { server: server.id, chunks });
     this.onChange();
   }
@@ -162,7 +172,7 @@ export class FleetService {
     server.recent = 0;
     for (const handle of params.removed) server.removals.delete(handle);
     const remove = [...server.removals].slice(0, chunksPerPageMax);
-    return { remove, epoch: this.#committer.epoch };
+    return { remove, epoch: this.#committer.fencedEpoch };
   }
 
   /** A replica turned out to be bad: it leaves the set, if there is a better one. */
@@ -171,11 +181,11 @@ export class FleetService {
     params: RequestOf<typeof replicaBad>,
   ): Promise<ReplyOf<typeof replicaBad>> {
     this.#log.error("replica.bad", { server, ...params });
-    const others = this.#chunks.locations
+    const others = this.#chunks.sets.locations
       .of(params.handle)
       .filter((id) => id !== server && this.#fleet.isUp(id));
     if (others.length > 0) {
-      await this.#chunks.replicasFailed(params.handle, params.version, [server]);
+      await this.#chunks.sets.replicasFailed(params.handle, params.version, [server]);
     }
     this.onChange();
     return {};

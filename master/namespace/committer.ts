@@ -27,7 +27,10 @@ export interface Touched {
 
 interface Queued {
   work: (txn: Txn) => unknown;
+  /** Under which its result is remembered; none for what can simply be done again. */
   request: RequestKey | undefined;
+  /** Whose doing it is: that mount's caches need not be told. */
+  origin: SessionId | undefined;
   resolve: (value: unknown) => void;
   reject: (error: unknown) => void;
 }
@@ -39,6 +42,11 @@ interface Queued {
  */
 export class Committer {
   readonly store: Store;
+  /**
+   * The highest epoch that chunk servers have been told: ahead of `epoch` while a snapshot is
+   * taken.
+   */
+  fencedEpoch: Epoch;
   readonly ids = new Ids();
   readonly snapshots = new SnapshotIndex();
   readonly #clock: Clock;
@@ -57,6 +65,7 @@ export class Committer {
     this.#clock = clock;
     const stored = store.get("meta", epochKey);
     this.#epoch = toEpoch(stored ? Number(decodeCbor(stored).value) : 1);
+    this.fencedEpoch = this.#epoch;
     this.ids.load(store);
     this.snapshots.load(store);
     const reserved = store.write((writer) => this.ids.reserve(writer));
@@ -78,6 +87,7 @@ export class Committer {
       this.#queue.push({
         work,
         request: request && request.seq > 0 ? request : undefined,
+        origin: request?.session,
         resolve: resolve as (value: unknown) => void,
         reject,
       });
@@ -93,6 +103,7 @@ export class Committer {
     txn.put("meta", epochKey, encodeCbor(next));
     txn.afterCommit(() => {
       this.#epoch = next;
+      if (this.fencedEpoch < next) this.fencedEpoch = next;
     });
     this.endGroup();
   }
@@ -145,7 +156,7 @@ export class Committer {
     const touched = { inos: txn.touchedInos, entries: txn.touchedEntries };
     const told =
       touched.inos.size > 0 || touched.entries.length > 0
-        ? this.onCommit(touched, queued.request?.session)
+        ? this.onCommit(touched, queued.origin)
         : undefined;
     if (!told) return queued.resolve(outcome.value);
     told.then(() => queued.resolve(outcome.value), queued.reject);

@@ -204,11 +204,11 @@ export class Txn {
     assert(chunk.refs > 0, "a referenced chunk counts its references");
     if (chunk.refs > 1) return this.putChunk(handle, { ...chunk, refs: chunk.refs - 1 });
     this.put("chunk", numberKey(handle), undefined);
-    this.garbage.push({ handle, planned: chunk.planned });
+    this.garbage.push({ handle, servers: chunk.servers });
   }
 
   /** Chunks that lost their last reference here. */
-  readonly garbage: { handle: ChunkHandle; planned: Chunk["planned"] }[] = [];
+  readonly garbage: { handle: ChunkHandle; servers: Chunk["servers"] }[] = [];
 
   // Extended attributes
 

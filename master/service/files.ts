@@ -1,10 +1,9 @@
-import type { Log } from "../../common/log.ts";
-import type { ChunkHandle, Ino } from "../../protocol/id.ts";
+import type { Ino, SessionId } from "../../protocol/id.ts";
 import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
 import type { grant } from "../../protocol/methods/chunk.ts";
 import type { create, open, setattr } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
-import { statusOf } from "../../protocol/status.ts";
+import { StatusError, statusOf } from "../../protocol/status.ts";
 import type { Chunks } from "../chunks/chunks.ts";
 import type { Committer } from "../namespace/committer.ts";
 import { setAttributes } from "../namespace/ops/attributes.ts";
@@ -12,6 +11,8 @@ import { attrOf } from "../namespace/ops/common.ts";
 import { needsCutCopy, truncate } from "../namespace/ops/contents.ts";
 import { createFile } from "../namespace/ops/create.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
+import { numberKey } from "../store/bytes.ts";
+import { decodeChunkRef } from "../store/tables.ts";
 import type { Txn } from "../namespace/txn.ts";
 import type { Session, Sessions } from "./sessions.ts";
 
@@ -30,7 +31,6 @@ export class FileService {
   readonly #sessions: Sessions;
   readonly #reader: NamespaceReader;
   readonly #chunkBytes: number;
-  readonly #log: Log;
 
   constructor(options: {
     committer: Committer;
@@ -38,14 +38,12 @@ export class FileService {
     sessions: Sessions;
     reader: NamespaceReader;
     chunkBytes: number;
-    log: Log;
   }) {
     this.#committer = options.committer;
     this.#chunks = options.chunks;
     this.#sessions = options.sessions;
     this.#reader = options.reader;
     this.#chunkBytes = options.chunkBytes;
-    this.#log = options.log;
   }
 
   /** open(O_CREAT): the file counts as open from the commit on, and has its first chunk granted. */
@@ -56,7 +54,8 @@ export class FileService {
   ): Promise<ReplyOf<typeof create>> {
     const reply = await mutate((txn) => {
       const { ino, created } = createFile(txn, params);
-      txn.afterCommit(() => this.#sessions.opened(session, ino));
+      // Before the commit: an unlink in the same group must find it open.
+      this.#sessions.opened(session, ino);
       const granted = created && params.write ? this.#chunks.planFirst(txn, ino) : undefined;
       const attr = this.attr(txn, ino);
       return granted ? { attr, created, grant: granted } : { attr, created };
@@ -71,6 +70,9 @@ export class FileService {
     mutate: Mutate,
   ): Promise<ReplyOf<typeof open>> {
     const { ino, at } = params;
+    const inode = this.#reader.inode(ino, at);
+    const isTrash = inode.nlink === 0 && !this.#sessions.isOrphan(ino);
+    if (at === undefined && isTrash) throw new StatusError("stale", "the file has been deleted");
     if (at === undefined) this.#sessions.opened(session, ino);
     const attr = params.truncate
       ? await this.setSize({ ino, size: 0 }, mutate)
@@ -111,43 +113,43 @@ export class FileService {
   ): Promise<Attr> {
     const { ino, size } = wanted;
     const chunkBytes = this.#chunkBytes;
+    const { sets } = this.#chunks;
     const shared = await this.#committer.run((txn) => needsCutCopy(txn, { ino, size, chunkBytes }));
-    const copy =
-      shared === undefined
-        ? undefined
-        : { source: shared, handle: await this.#chunks.makeCopy(shared, size % chunkBytes) };
-    let cut: ChunkHandle | undefined;
+    const copy = shared && { source: shared, made: await sets.makeCopy(shared, size % chunkBytes) };
     let used = false;
     try {
       const reply = await mutate((txn) => {
-        const result = truncate(txn, { ino, size, chunkBytes, copy });
-        cut = result.cut;
-        used = copy !== undefined && txn.findChunk(copy.handle) !== undefined;
+        truncate(txn, { ino, size, chunkBytes, copy });
+        used = copy?.made !== undefined && txn.findChunk(copy.made.handle) !== undefined;
         return { attr: attrOf(ino, setAttributes(txn, ino, wanted), chunkBytes) };
       });
-      if (cut !== undefined) await this.#cut(cut);
+      await this.#cutLast(ino, size);
       return reply.attr;
     } finally {
-      if (copy) this.#chunks.copyMade(copy.handle, used);
+      if (copy?.made) sets.copyMade(copy.made, used);
     }
   }
 
   /**
-   * Replicas are cut, and writers with an older grant turned away, before truncate returns. Servers
-   * that do not answer are cut before anybody reads or writes that chunk again.
+   * The chunk that the new end cuts is cut on its servers, and writers with an older grant are
+   * turned away, before truncate returns; also when an earlier try has got as far as the record.
    */
-  async #cut(handle: ChunkHandle): Promise<void> {
-    try {
-      await this.#chunks.cutNow(handle);
-    } catch (error) {
-      this.#log.warn("truncate.later", { handle, error });
-    }
+  async #cutLast(ino: Ino, size: number): Promise<void> {
+    if (size % this.#chunkBytes === 0) return;
+    const index = Math.floor(size / this.#chunkBytes);
+    const key = numberKey(ino, index);
+    const row = this.#committer.store.get("chunkmap", key);
+    if (!row) return;
+    const { handle } = decodeChunkRef(row);
+    const { sets } = this.#chunks;
+    if (sets.find(handle)?.cutTo !== undefined) await sets.locked(handle, () => sets.cut(handle));
   }
 
-  async grant(params: RequestOf<typeof grant>): Promise<ReplyOf<typeof grant>> {
-    const { failed } = params;
-    if (failed) await this.#chunks.replicasFailed(failed.handle, failed.version, failed.servers);
-    return { grant: await this.#chunks.grant(params.ino, params.index) };
+  async grant(params: RequestOf<typeof grant>, session: SessionId): Promise<ReplyOf<typeof grant>> {
+    const { failed, ino, index } = params;
+    const { sets } = this.#chunks;
+    if (failed) await sets.replicasFailed(failed.handle, failed.version, failed.servers);
+    return { grant: await this.#chunks.grant(ino, index, session) };
   }
 
   /** An inode's attributes inside a transaction. */

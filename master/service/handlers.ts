@@ -201,10 +201,7 @@ function serveFiles(handlers: Handlers, master: Master): void {
         return { attr: files.attr(txn, params.ino) };
       });
     })
-    .serve(chunk.grant, (params, { connection }) => {
-      sessions.of(connection);
-      return files.grant(params);
-    })
+    .serve(chunk.grant, (params, { connection }) => files.grant(params, sessions.of(connection).id))
     .serve(chunk.reportReplica, async (params, { connection }) => {
       sessions.of(connection);
       return master.fleetService.replicaBad(params.server, params);

@@ -40,6 +40,8 @@ export interface Session {
 export class Sessions {
   readonly #sessions = new Map<SessionId, Session>();
   readonly #byConnection = new Map<Connection, Session>();
+  /** Sessions from before a restart of the master that have not come back yet. */
+  readonly #awaited = new Set<SessionId>();
   /** How many sessions have an inode open. */
   readonly #openCounts = new Map<Ino, number>();
   readonly #committer: Committer;
@@ -68,6 +70,7 @@ export class Sessions {
       }
       const stored = decodeReply(value) as Pick<Session, "secret" | "mountpoint" | "name">;
       this.#sessions.set(id, this.#blank(id, stored));
+      this.#awaited.add(id);
     }
   }
 
@@ -86,8 +89,17 @@ export class Sessions {
     return session;
   }
 
+  /**
+   * True if a session has the inode open; also while a session from before a restart has not said
+   * what it has open: what is unlinked meanwhile becomes an orphan.
+   */
   isOpen(ino: Ino): boolean {
-    return (this.#openCounts.get(ino) ?? 0) > 0;
+    return (this.#openCounts.get(ino) ?? 0) > 0 || this.#awaited.size > 0;
+  }
+
+  /** True for an unlinked inode that is kept because it is, or may be, open. */
+  isOrphan(ino: Ino): boolean {
+    return this.#committer.store.get("orphan", orphanKey(ino)) !== undefined;
   }
 
   opened(session: Session, ino: Ino): void {
@@ -104,7 +116,7 @@ export class Sessions {
       const left = (this.#openCounts.get(ino) ?? 1) - 1;
       if (left > 0) this.#openCounts.set(ino, left);
       else this.#openCounts.delete(ino);
-      if (left === 0 && this.#committer.store.get("orphan", orphanKey(ino))) orphans.push(ino);
+      if (left <= 0 && this.isOrphan(ino)) orphans.push(ino);
     }
     await this.discardOrphans(orphans);
   }
@@ -123,19 +135,25 @@ export class Sessions {
 
   /** Orphans whose opener did not come back after a restart of the master. */
   async discardForgottenOrphans(): Promise<void> {
-    const inos: Ino[] = [];
-    for (const { key } of this.#committer.store.range("orphan", { from: Buffer.alloc(0) })) {
-      const ino = toIno(numberFromKey(key, 0));
-      if (!this.isOpen(ino)) inos.push(ino);
-      if (inos.length === forgetMax) break;
+    let from: Buffer | undefined = Buffer.alloc(0);
+    while (from) {
+      const inos: Ino[] = [];
+      for (const { key } of this.#committer.store.range("orphan", { from, limit: forgetMax })) {
+        inos.push(toIno(numberFromKey(key, 0)));
+      }
+      await this.discardOrphans(inos);
+      const last = inos.at(-1);
+      from = last === undefined ? undefined : numberKey(last + 1);
     }
-    await this.discardOrphans(inos);
   }
 
   async open(
     params: RequestOf<typeof openSession>,
     connection: Connection,
   ): Promise<{ session: Session; resumed: boolean }> {
+    if (this.#byConnection.has(connection)) {
+      throw new StatusError("protocol", "this connection has a session already");
+    }
     const known = params.resume === undefined ? undefined : this.#sessions.get(params.resume);
     const resumed = known !== undefined && known.secret === params.secret;
     const session = resumed ? known : await this.#create(params, connection.peerName);
@@ -146,6 +164,7 @@ export class Sessions {
     session.lastSeenMs = this.#clock.nowMs();
     this.#byConnection.set(connection, session);
     for (const ino of params.opens) this.opened(session, ino);
+    this.#awaited.delete(session.id);
     connection.onClose(() => this.#disconnected(connection));
     this.#log.event("session.open", { session: session.id, name: session.name, resumed });
     return { session, resumed };
@@ -185,6 +204,7 @@ export class Sessions {
   /** Ends a session: its files are closed, its replies forgotten. */
   async end(session: Session): Promise<void> {
     this.#sessions.delete(session.id);
+    this.#awaited.delete(session.id);
     if (session.connection) this.#byConnection.delete(session.connection);
     await this.released(session, [...session.opens]);
     await this.#committer.run((txn) => {

@@ -16,6 +16,10 @@ import type { LiveSnapshot } from "../namespace/snapshots.ts";
 import type { Mutate } from "./files.ts";
 import type { Sessions } from "./sessions.ts";
 
+/**
+ * A chunk server that answers but cannot end the writes it has begun holds up nobody for longer.
+ */
+const fenceMs = 2 * serverLeaseMs;
 /** How often a silent server is looked at while its lease runs out. */
 const pollMs = 200;
 
@@ -91,8 +95,10 @@ export class SnapshotService {
    */
   async #fenced<T>(work: () => Promise<T>): Promise<T> {
     const next = toEpoch(this.#committer.epoch + 1);
-    await Promise.all(this.#fleet.all().map((server) => this.#fence(server, next)));
+    // Servers that register meanwhile are told this one.
+    this.#committer.fencedEpoch = next;
     try {
+      await Promise.all(this.#fleet.all().map((server) => this.#fence(server, next)));
       return await work();
     } finally {
       if (this.#committer.epoch < next) {
@@ -103,7 +109,12 @@ export class SnapshotService {
 
   /** Until the server has answered, or cannot be taking writes any more (GFS §3.1). */
   async #fence(server: ChunkServer, epoch: Epoch): Promise<void> {
+    const untilMs = this.#clock.nowMs() + fenceMs;
     while (!this.#fleet.leaseRunOut(server)) {
+      if (this.#clock.nowMs() > untilMs) {
+        const message = `chunk server ${server.address} does not end its writes: try again`;
+        throw new StatusError("busy", message);
+      }
       const { connection } = server;
       if (connection && !connection.closed) {
         try {

@@ -82,11 +82,13 @@ export interface Chunk {
   refs: number;
   /** Replicas wanted. */
   goal: number;
+  /** False until a mount has committed data to it: until then it reads as a hole. */
+  written: boolean;
   /**
-   * Servers that were told to hold it, while nothing has been committed to it: until then a report
-   * of them is not needed to know them. Empty once it has been written.
+   * The set: the servers that hold, or are to hold, every acknowledged byte under this version. It
+   * only changes together with the version, in one commit.
    */
-  planned: ServerId[];
+  servers: readonly ServerId[];
   /** A truncation that replicas may not have seen yet: they must be cut to this length first. */
   cutTo: number | undefined;
 }
@@ -173,13 +175,14 @@ export function decodeXattr(record: Buffer): Xattr {
 
 /** `cutTo` is stored plus one, 0 standing for none. */
 export function encodeChunk(chunk: Chunk): Buffer {
-  const writer = new RecordWriter(40)
+  const writer = new RecordWriter(64)
     .u53(chunk.version)
     .u32(chunk.refs)
     .u8(chunk.goal)
+    .u8(chunk.written ? 1 : 0)
     .u53(chunk.cutTo === undefined ? 0 : chunk.cutTo + 1)
-    .u8(chunk.planned.length);
-  for (const server of chunk.planned) writer.u53(server);
+    .u8(chunk.servers.length);
+  for (const server of chunk.servers) writer.u53(server);
   return writer.end();
 }
 
@@ -188,9 +191,10 @@ export function decodeChunk(record: Buffer): Chunk {
   const version = chunkVersion(reader.u53());
   const refs = reader.u32();
   const goal = reader.u8();
+  const written = reader.u8() === 1;
   const cut = reader.u53();
-  const planned = Array.from({ length: reader.u8() }, () => serverId(reader.u53()));
-  return { version, refs, goal, planned, cutTo: cut === 0 ? undefined : cut - 1 };
+  const servers = Array.from({ length: reader.u8() }, () => serverId(reader.u53()));
+  return { version, refs, goal, written, servers, cutTo: cut === 0 ? undefined : cut - 1 };
 }
 
 export function encodeSnapshot(snapshot: SnapshotRecord): Buffer {

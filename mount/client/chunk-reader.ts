@@ -36,21 +36,24 @@ const keyOf = ({ ino, at }: Source): string => (at === undefined ? `${ino}` : `$
  * Reads pieces of chunks: finds them, tries their replicas nearest first, checks every byte (P3).
  */
 export class ChunkReader {
-  readonly #master: MasterClient;
-  readonly #pool: Pool;
+  readonly #master: Pick<MasterClient, "read" | "chunkBytes">;
+  readonly #pool: Pick<Pool, "call">;
   readonly #clock: Clock;
   readonly #random: () => number;
   readonly #place: Place;
   readonly #timeoutMs: number | undefined;
+  readonly #stop: AbortSignal;
   readonly #located = new LRUCache<string, Located>({ max: filesMax });
 
   constructor(options: {
-    master: MasterClient;
-    pool: Pool;
+    master: Pick<MasterClient, "read" | "chunkBytes">;
+    pool: Pick<Pool, "call">;
     clock: Clock;
     random: () => number;
     place: Place;
     timeoutMs: number | undefined;
+    /** Aborts when the mount ends: nothing is tried again after that. */
+    stop: AbortSignal;
   }) {
     this.#master = options.master;
     this.#pool = options.pool;
@@ -58,14 +61,19 @@ export class ChunkReader {
     this.#random = options.random;
     this.#place = options.place;
     this.#timeoutMs = options.timeoutMs;
+    this.#stop = options.stop;
   }
 
-  /** A location that came with another answer. */
-  learn(source: Source, location: Location): void {
-    this.#chunksOf(source).set(location.index, location);
+  /**
+   * Before asking for a location that comes with another answer: takes that. After a `forget` it
+   * goes nowhere, like every location that was asked for before.
+   */
+  learner(source: Source): (location: Location) => void {
+    const chunks = this.#chunksOf(source);
+    return (location) => chunks.set(location.index, location);
   }
 
-  /** What is known of a file's chunks may be out of date. */
+  /** What is known of a file's chunks may be out of date, and what is on its way too. */
   forget(ino: Ino): void {
     this.#located.delete(keyOf({ ino, at: undefined }));
   }
@@ -93,6 +101,7 @@ export class ChunkReader {
       const payload = await this.#tryReplicas(location, offset, range.length, attempts, signal);
       if (payload) return padded(payload, range.length);
       this.#chunksOf(source).delete(index);
+      if (this.#stop.aborted) throw new StatusError("io-error", "the mount is closing");
       await attempts.next(signal);
     }
   }
@@ -114,6 +123,7 @@ export class ChunkReader {
     index: number,
     signal: AbortSignal | undefined,
   ): Promise<Location | null> {
+    // A `forget` while the master is asked leaves this map to itself: nothing old is kept.
     const chunks = this.#chunksOf(source);
     const known = chunks.get(index);
     if (known !== undefined) return known;

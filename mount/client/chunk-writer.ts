@@ -1,31 +1,43 @@
+import { LRUCache } from "lru-cache";
 import { Backoff } from "../../common/backoff.ts";
-import { type Clock, sleep } from "../../common/clock.ts";
+import { sleep } from "../../common/clock.ts";
 import { crcsByBlock } from "../../common/crc32c.ts";
-import type { Log } from "../../common/log.ts";
 import { KeyedMutex } from "../../common/mutex.ts";
-import type { Pool } from "../../protocol/dial.ts";
-import type { Ino, ServerId } from "../../protocol/id.ts";
-import { grant as grantMethod, syncChunks, writeChunk } from "../../protocol/methods/chunk.ts";
+import type { ChunkHandle, Ino, ServerId } from "../../protocol/id.ts";
+import { grant as grantMethod, writeChunk } from "../../protocol/methods/chunk.ts";
 import type { Grant } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
-import type { MasterClient } from "./master-client.ts";
+import { type ChunkOptions, ChunkSyncer } from "./chunk-syncer.ts";
 
 /** A chain of replicas gets this long for one piece. */
 const writeMs = 15_000;
-/** An fsync on a busy disk. */
-const syncMs = 60_000;
 /** Grants of one file that are remembered; a file is mostly written at one place. */
 const grantsPerFileMax = 64;
+
+/**
+ * Chunks known to exist. It matters only until their first commit: then the master knows it too.
+ */
+const existingMax = 100_000;
+/** Grants in a row that were called back before they could be used. */
+const recalledMax = 8;
+/** A chunk that was there, and is on none of its servers this many times in a row, is lost. */
+const lostAfter = 5;
 
 interface Held {
   grant: Grant;
   /**
-   * A write under it has failed for good: replicas may differ, and take no more writes under this
-   * version. The next grant has to have another.
+   * A write under it has failed: replicas may differ, and take no more writes under this version.
+   * The next grant has to have another, without these servers.
    */
-  broken: boolean;
+  failed: readonly ServerId[] | undefined;
   /** The chunk exists on its replicas for certain: a write must not create it any more. */
   exists: boolean;
+}
+
+interface Piece {
+  offset: number;
+  data: Buffer;
+  crcs: number[];
 }
 
 /**
@@ -33,110 +45,97 @@ interface Held {
  * again whenever a chunk server finds it out of date; tells the master which replicas failed.
  */
 export class ChunkWriter {
-  readonly #master: MasterClient;
-  readonly #pool: Pool;
-  readonly #clock: Clock;
-  readonly #random: () => number;
-  readonly #log: Log;
-  readonly #timeoutMs: number | undefined;
+  readonly #options: ChunkOptions;
+  readonly #syncer: ChunkSyncer;
   readonly #grants = new Map<Ino, Map<number, Held>>();
+  /**
+   * Outlives the grants: one that says "fresh" of a chunk that has taken a write must not have it
+   * created once more where it is missing, or a lost chunk would come back as zeros.
+   */
+  readonly #existing = new LRUCache<ChunkHandle, true>({ max: existingMax });
   /** The first write of a new chunk goes alone: it creates the chunk. */
   readonly #creating = new KeyedMutex<string>();
 
-  constructor(options: {
-    master: MasterClient;
-    pool: Pool;
-    clock: Clock;
-    random: () => number;
-    log: Log;
-    timeoutMs: number | undefined;
-  }) {
-    this.#master = options.master;
-    this.#pool = options.pool;
-    this.#clock = options.clock;
-    this.#random = options.random;
-    this.#log = options.log;
-    this.#timeoutMs = options.timeoutMs;
+  constructor(options: ChunkOptions) {
+    this.#options = options;
+    this.#syncer = new ChunkSyncer(options);
   }
 
   /** A grant that came with another answer. */
   learn(ino: Ino, grant: Grant): void {
-    let ofFile = this.#grants.get(ino);
-    if (!ofFile) this.#grants.set(ino, (ofFile = new Map<number, Held>()));
-    if (ofFile.size >= grantsPerFileMax) ofFile.clear();
-    ofFile.set(grant.index, { grant, broken: false, exists: !grant.fresh });
+    this.#keep(this.#ofFile(ino), grant);
   }
 
+  #ofFile(ino: Ino): Map<number, Held> {
+    let ofFile = this.#grants.get(ino);
+    if (!ofFile) this.#grants.set(ino, (ofFile = new Map<number, Held>()));
+    return ofFile;
+  }
+
+  #keep(ofFile: Map<number, Held>, grant: Grant): Held {
+    if (ofFile.size >= grantsPerFileMax) ofFile.clear();
+    const exists = !grant.fresh || this.#existing.has(grant.handle);
+    const held = { grant, failed: undefined, exists };
+    ofFile.set(grant.index, held);
+    return held;
+  }
+
+  /**
+   * The grants of a file may be out of date: its chunks may be another file's by now, or nobody's.
+   * Asking for a grant that is under way is not answered with what comes for it.
+   */
   forget(ino: Ino): void {
     this.#grants.delete(ino);
   }
 
+  forgetAll(): void {
+    this.#grants.clear();
+  }
+
   /**
-   * Writes `data` at `offset` of a file, all within one chunk. Resolves when all replicas have it.
+   * Writes `data` at `offset` of a file, all within one chunk. Resolves when all replicas have it,
+   * with the handle of the chunk that took it.
    */
-  async write(ino: Ino, offset: number, data: Buffer, signal?: AbortSignal): Promise<void> {
-    const { chunkBytes } = this.#master;
+  async write(ino: Ino, offset: number, data: Buffer): Promise<{ handle: ChunkHandle }> {
+    const { chunkBytes } = this.#options.master;
     const index = Math.floor(offset / chunkBytes);
-    const piece = {
-      offset: offset % chunkBytes,
-      data,
-      crcs: crcsByBlock(data, offset % chunkBytes),
-    };
-    await this.#persistently(ino, index, signal, async (held) => {
-      if (held.exists) return this.#send(held, piece, signal);
-      await this.#creating.run(`${ino}/${index}`, async () => {
-        await this.#send(held, piece, signal);
-        held.exists = true;
-      });
+    const start = offset % chunkBytes;
+    const piece = { offset: start, data, crcs: crcsByBlock(data, start) };
+    return this.#persistently(ino, index, async (held) => {
+      if (held.exists) await this.#send(held, piece);
+      else await this.#creating.run(`${ino}/${index}`, () => this.#create(held, piece));
+      return { handle: held.grant.handle };
     });
   }
 
-  async #send(
-    held: Held,
-    piece: { offset: number; data: Buffer; crcs: number[] },
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
+  async #create(held: Held, piece: Piece): Promise<void> {
+    await this.#send(held, piece);
+    held.exists = true;
+    this.#existing.set(held.grant.handle, true);
+  }
+
+  async #send(held: Held, piece: Piece): Promise<void> {
     const { handle, version, epoch, replicas } = held.grant;
     const [primary, ...chain] = replicas;
     if (!primary) throw new StatusError("unavailable", "the chunk has no replicas");
-    await this.#pool.call(
+    const { offset, crcs, data: payload } = piece;
+    const create = !held.exists && !this.#existing.has(handle);
+    await this.#options.pool.call(
       primary.address,
       writeChunk,
-      {
-        handle,
-        version,
-        epoch,
-        offset: piece.offset,
-        crcs: piece.crcs,
-        create: !held.exists,
-        forwarded: false,
-        chain,
-      },
-      { payload: piece.data, deadlineMs: writeMs, ...(signal ? { signal } : {}) },
+      { handle, version, epoch, offset, crcs, create, forwarded: false, chain },
+      { payload, deadlineMs: writeMs },
     );
   }
 
-  /** fsync of chunks of a file on every replica. */
-  async sync(ino: Ino, indices: readonly number[], signal?: AbortSignal): Promise<void> {
+  /** fsync of chunks of a file on every replica. A hole has nothing to sync. */
+  async sync(ino: Ino, indices: readonly number[]): Promise<void> {
     for (const index of indices) {
-      await this.#persistently(ino, index, signal, async ({ grant }) => {
-        const { handle, version, replicas } = grant;
-        const options = { deadlineMs: syncMs, ...(signal ? { signal } : {}) };
-        const failed: ServerId[] = [];
-        await Promise.all(
-          replicas.map(async (replica) => {
-            const request = { chunks: [{ handle, version }] };
-            try {
-              await this.#pool.call(replica.address, syncChunks, request, options);
-            } catch (error) {
-              if (!isReplicaFault(error)) throw error;
-              failed.push(replica.server);
-            }
-          }),
-        );
-        if (failed.length > 0)
-          throw new StatusError("replica-failed", "fsync", { servers: failed });
-      });
+      const ofFile = this.#grants.get(ino);
+      const held = ofFile?.get(index);
+      const known = held?.exists && !held.failed ? held.grant : undefined;
+      const renewed = await this.#syncer.sync(ino, index, known);
+      if (renewed && ofFile && this.#grants.get(ino) === ofFile) this.#keep(ofFile, renewed);
     }
   }
 
@@ -144,129 +143,117 @@ export class ChunkWriter {
    * Runs `work` under a grant for the chunk, and again under a new one while the failure is one
    * that a new one can mend.
    */
-  async #persistently(
-    ino: Ino,
-    index: number,
-    signal: AbortSignal | undefined,
-    work: (held: Held) => Promise<void>,
-  ): Promise<void> {
-    const startedMs = this.#clock.nowMs();
-    const backoff = new Backoff({ firstMs: 5, mostMs: 1_000, random: this.#random });
-    let primaryFailures = 0;
+  async #persistently<T>(ino: Ino, index: number, work: (held: Held) => Promise<T>): Promise<T> {
+    const { clock, random, log, timeoutMs, stop } = this.#options;
+    const startedMs = clock.nowMs();
+    const backoff = new Backoff({ firstMs: 5, mostMs: 1_000, random });
+    const faults = new Faults();
     for (;;) {
-      const held = await this.#held(ino, index, signal);
+      const held = await this.#held(ino, index);
       try {
         return await work(held);
       } catch (error) {
-        const status = statusOf(error);
-        const fault = faultOf(error, held.grant);
-        if (fault === "final") {
-          held.broken = true;
-          throw error;
-        }
-        if (this.#timedOut(startedMs)) throw error;
-        this.#log.warn("write.again", { ino, index, handle: held.grant.handle, status });
-        if (fault === "primary") primaryFailures += 1;
-        // A connection that broke may be made again at once: the server itself need not be down.
-        const again = status === "disconnected" && primaryFailures < 2;
-        const report = again ? "none" : fault;
-        await this.#renew(ino, index, held, report, error);
-        await sleep(this.#clock, backoff.next(), signal);
-        if (signal?.aborted) throw new StatusError("interrupted", "the write was interrupted");
+        const { handle } = held.grant;
+        const fault = faults.judge(error, held);
+        if (fault.kind !== "stale") held.failed = [...(held.failed ?? []), ...fault.servers];
+        else if (this.#grants.get(ino)?.get(index) === held) this.#grants.get(ino)?.delete(index);
+        const soft = timeoutMs !== undefined && clock.nowMs() - startedMs > timeoutMs;
+        if (fault.kind === "final" || soft || stop.aborted) throw error;
+        log.warn("write.again", { ino, index, handle, status: statusOf(error) });
+        await sleep(clock, backoff.next(), stop);
       }
     }
   }
 
-  #timedOut(startedMs: number): boolean {
-    return this.#timeoutMs !== undefined && this.#clock.nowMs() - startedMs > this.#timeoutMs;
-  }
-
-  async #held(ino: Ino, index: number, signal: AbortSignal | undefined): Promise<Held> {
+  async #held(ino: Ino, index: number): Promise<Held> {
     const known = this.#grants.get(ino)?.get(index);
-    if (known && !known.broken) return known;
-    return this.#creating.run(`${ino}/${index}/grant`, async () => {
-      const learned = this.#grants.get(ino)?.get(index);
-      if (learned && !learned.broken) return learned;
-      const failed = learned && { failed: { ...nameOf(learned.grant), servers: [] } };
-      const { grant } = await this.#master.mutate(grantMethod, { ino, index, ...failed }, signal);
-      this.learn(ino, grant);
-      return this.#grants.get(ino)?.get(index) ?? { grant, broken: false, exists: !grant.fresh };
-    });
+    if (known && !known.failed) return known;
+    return this.#creating.run(`${ino}/${index}/grant`, () => this.#ask(ino, index));
   }
 
-  /** Puts another grant in the place of `held`, unless somebody else has done so. */
-  async #renew(ino: Ino, index: number, held: Held, fault: Fault, error: unknown): Promise<void> {
-    const ofFile = this.#grants.get(ino);
-    if (ofFile?.get(index) !== held) return;
-    const servers = failedServers(fault, held.grant, error);
-    if (servers.length === 0) {
-      if (fault !== "none") ofFile.delete(index);
-      return;
+  async #ask(ino: Ino, index: number): Promise<Held> {
+    for (let recalled = 0; ; recalled += 1) {
+      const ofFile = this.#ofFile(ino);
+      const learned = ofFile.get(index);
+      if (learned && !learned.failed) return learned;
+      const failed = learned?.failed && { failed: failureOf(learned.grant, learned.failed) };
+      const { grant } = await this.#options.master.mutate(grantMethod, { ino, index, ...failed });
+      // Forgotten meanwhile: the answer may be from before what made it out of date.
+      const current = this.#grants.get(ino) === ofFile;
+      if (current) return this.#keep(ofFile, grant);
+      if (recalled === recalledMax) return this.#keep(new Map(), grant);
     }
-    ofFile.delete(index);
-    const failed = { ...nameOf(held.grant), servers };
-    const { grant } = await this.#master.mutate(grantMethod, { ino, index, failed });
-    if (!this.#grants.get(ino)?.has(index)) this.learn(ino, grant);
   }
 }
 
 /**
- *   final     the application gets the error
+ *   final     the application gets the error; the next write asks for another version
  *   stale     the grant is out of date
- *   replicas  the primary names servers that failed
- *   primary   the primary does not answer
- *   none      try again under the same grant
+ *   failed    these servers failed; none named: the version has to be raised, as the fate of the
+ *             write is unknown or its failure is remembered
  */
-type Fault = "final" | "stale" | "replicas" | "primary" | "none";
+type Fault = { kind: "stale" } | { kind: "final" | "failed"; servers: readonly ServerId[] };
 
-function faultOf(error: unknown, grant: Grant): Fault {
-  switch (statusOf(error)) {
-    case "stale-version":
-    case "stale-epoch":
-    case "no-chunk":
-    case "lease-expired":
-    case "overloaded":
-      return "stale";
-    case "replica-failed":
-    case "corrupt":
-    case "io-error":
-      // A primary with a bad disk is as good as one that is not there, if there are others.
-      return statusOf(error) === "replica-failed" ? "replicas" : diskFault(grant);
-    case "unavailable":
-    case "disconnected":
-    case "deadline":
-    case "wrong-cluster":
-      return "primary";
-    default:
-      return "final";
+/** What the failures of one write, one after the other, mean. */
+class Faults {
+  #disconnects = 0;
+  #full = 0;
+  #missing = 0;
+
+  judge(error: unknown, { grant, exists }: Pick<Held, "grant" | "exists">): Fault {
+    const primary = grant.replicas.slice(0, 1).map(({ server }) => server);
+    const status = statusOf(error);
+    if (status !== "no-chunk") this.#missing = 0;
+    switch (status) {
+      case "no-chunk":
+        this.#missing += 1;
+        if (exists && grant.fresh && this.#missing >= lostAfter) return final;
+        return { kind: "stale" };
+      case "stale-version":
+      case "stale-epoch":
+      case "lease-expired":
+      case "overloaded":
+        return { kind: "stale" };
+      case "replica-failed":
+        return { kind: "failed", servers: named(error, grant) };
+      case "corrupt":
+      case "io-error":
+        // A primary with a bad disk is as good as one that is not there, if there are others.
+        return grant.replicas.length > 1 ? { kind: "failed", servers: primary } : final;
+      case "no-space":
+        // The answer may be an old one, remembered for this version; and under another version,
+        // another server is the primary.
+        this.#full += 1;
+        return this.#full > 1 ? final : raise;
+      case "disconnected":
+        // A connection that broke may be made again at once: the server itself need not be down.
+        this.#disconnects += 1;
+        return this.#disconnects > 1 ? { kind: "failed", servers: primary } : raise;
+      case "unavailable":
+      case "deadline":
+      case "wrong-cluster":
+        return { kind: "failed", servers: primary };
+      default:
+        return final;
+    }
   }
 }
 
-function nameOf({ handle, version }: Grant): Pick<Grant, "handle" | "version"> {
-  return { handle, version };
+const final: Fault = { kind: "final", servers: [] };
+const raise: Fault = { kind: "failed", servers: [] };
+
+/**
+ * What the master is told of a failed write. A set without servers cannot be: if all have failed,
+ * they are to go on under another version once one of them is back.
+ */
+function failureOf(grant: Grant, failed: readonly ServerId[]) {
+  const { handle, version, replicas } = grant;
+  const servers = [...new Set(failed)];
+  return { handle, version, servers: servers.length < replicas.length ? servers : [] };
 }
 
-function diskFault(grant: Grant): Fault {
-  return grant.replicas.length > 1 ? "primary" : "final";
-}
-
-function failedServers(fault: Fault, grant: Grant, error: unknown): ServerId[] {
-  const primary = grant.replicas[0];
-  if (fault === "primary") return primary ? [primary.server] : [];
-  if (fault !== "replicas" || !(error instanceof StatusError)) return [];
-  const { servers } = error;
+/** The servers that the primary names, if they are of this chunk. */
+function named(error: unknown, grant: Grant): ServerId[] {
+  const servers = error instanceof StatusError ? error.servers : [];
   return grant.replicas.map(({ server }) => server).filter((id) => servers.includes(id));
-}
-
-function isReplicaFault(error: unknown): boolean {
-  switch (statusOf(error)) {
-    case "unavailable":
-    case "disconnected":
-    case "deadline":
-    case "io-error":
-    case "no-chunk":
-      return true;
-    default:
-      return false;
-  }
 }

@@ -80,7 +80,9 @@ export class MasterClient {
     await this.#open();
     this.#options.tasks.run("master-connection", () => this.#keepConnected());
     this.#options.tasks.every("renew", renewMs, async () => {
-      await this.#session?.connection.call(renewSession, {}).catch(() => undefined);
+      await this.#session?.connection
+        .call(renewSession, {}, { deadlineMs: renewMs })
+        .catch(() => undefined);
     });
   }
 
@@ -115,12 +117,17 @@ export class MasterClient {
       clock,
       log,
     });
-    const reply = await connection.call(openSession, {
-      mountpoint,
-      secret,
-      opens: opens(),
-      ...(this.#resume === undefined ? {} : { resume: this.#resume }),
-    });
+    const reply = await connection
+      .call(openSession, {
+        mountpoint,
+        secret,
+        opens: opens(),
+        ...(this.#resume === undefined ? {} : { resume: this.#resume }),
+      })
+      .catch((error: unknown) => {
+        connection.close("no session");
+        throw error;
+      });
     if (!reply.resumed) this.#numbers = new Numbers();
     if (!reply.resumed && this.#resume !== undefined) log.warn("session.lost");
     this.cluster = cluster;
@@ -153,13 +160,15 @@ export class MasterClient {
 
   /**
    * A request that changes nothing. Waits and tries again as `Retry` in protocol/status.ts says.
+   * Parameters that are a function are made anew for each attempt, right before it is sent.
    */
   read<Request, Reply>(
     method: Method<Request, Reply>,
-    params: Request,
+    params: Request | (() => Request),
     signal?: AbortSignal,
   ): Promise<Reply> {
-    return this.#persistently((session) => this.#send(session, method, params, signal), signal);
+    const make = typeof params === "function" ? (params as () => Request) : () => params;
+    return this.#persistently((session) => this.#send(session, method, make(), signal), signal);
   }
 
   /** A request that changes something, and does so once. */
@@ -216,6 +225,7 @@ export class MasterClient {
         return await attempt(await this.#connected(startedMs, signal));
       } catch (error) {
         if (statusRetry(statusOf(error)) !== "later") throw error;
+        if (this.#options.tasks.signal.aborted) throw error;
         if (timeoutMs !== undefined && clock.nowMs() - startedMs > timeoutMs) throw error;
         await sleep(clock, backoff.next(), signal);
         if (signal?.aborted) throw interrupted();

@@ -7,28 +7,50 @@ const attrsMax = 50_000;
 const entriesMax = 100_000;
 const xattrsMax = 20_000;
 
+/** Changes remembered one by one; an answer asked for before the oldest of them is not kept. */
+const changesMax = 20_000;
+
 /**
  * What this mount knows of inodes and names. It stays valid until the master says that another
- * mount changed it, or the connection to the master is lost. An answer is only kept if nothing was
- * invalidated while it was on its way: take a `ticket` before asking, give it back with the answer.
+ * mount changed it, this mount changes it itself, or the connection to the master is lost.
+ *
+ * An answer is only kept if what it is about did not change while it was on its way: take a
+ * `ticket` before asking, also before asking for a change, and give it back with the answer. After
+ * the answer is too late: the master's next message, which may take it back, can be handled
+ * between its arrival and the code that waits for it.
  */
 export class MetaCache {
   readonly #attrs = new LRUCache<Ino, Attr>({ max: attrsMax });
   /** 0: known not to exist. */
   readonly #entries = new LRUCache<string, Ino | 0>({ max: entriesMax });
   readonly #xattrs = new LRUCache<Ino, Map<string, Buffer | undefined>>({ max: xattrsMax });
-  #invalidations = 0;
+  /** Counts changes. */
+  #now = 0;
+  /** When an inode or entry was last changed, oldest first. */
+  readonly #changes = new Map<string, number>();
+  /** Anything may have changed before that. */
+  #horizon = 0;
 
   ticket(): number {
-    return this.#invalidations;
+    return this.#now;
   }
 
   attr(ino: Ino): Attr | undefined {
     return this.#attrs.get(ino);
   }
 
-  putAttr(attr: Attr, ticket: number): void {
-    if (ticket === this.#invalidations) this.#attrs.set(attr.ino, attr);
+  /** False, and not kept, if the inode has changed since the ticket. */
+  putAttr(attr: Attr, ticket: number): boolean {
+    if (!this.#unchanged(inoKey(attr.ino), ticket)) return false;
+    this.#attrs.set(attr.ino, attr);
+    return true;
+  }
+
+  /** As `putAttr`, with the answer to a change that this mount has made. */
+  changedAttr(attr: Attr, ticket: number): boolean {
+    const known = this.#unchanged(inoKey(attr.ino), ticket);
+    this.dropAttr(attr.ino);
+    return known && this.putAttr(attr, this.#now);
   }
 
   /** The inode of a name, 0 if there is none, undefined if that is not known. */
@@ -37,7 +59,15 @@ export class MetaCache {
   }
 
   putEntry(parent: Ino, name: Buffer, ino: Ino | 0, ticket: number): void {
-    if (ticket === this.#invalidations) this.#entries.set(entryKey(parent, name), ino);
+    const key = entryKey(parent, name);
+    if (this.#unchanged(key, ticket)) this.#entries.set(key, ino);
+  }
+
+  /** As `putEntry`, with the answer to a change that this mount has made. */
+  changedEntry(parent: Ino, name: Buffer, ino: Ino | 0, ticket: number): void {
+    const known = this.#unchanged(entryKey(parent, name), ticket);
+    this.dropEntry(parent, name);
+    if (known) this.putEntry(parent, name, ino, this.#now);
   }
 
   xattr(ino: Ino, name: Buffer): { value: Buffer | undefined } | undefined {
@@ -47,7 +77,7 @@ export class MetaCache {
   }
 
   putXattr(ino: Ino, name: Buffer, value: Buffer | undefined, ticket: number): void {
-    if (ticket !== this.#invalidations) return;
+    if (!this.#unchanged(xattrKey(ino), ticket)) return;
     const known = this.#xattrs.get(ino) ?? new Map<string, Buffer | undefined>();
     if (known.size < 16) known.set(name.toString("latin1"), value);
     this.#xattrs.set(ino, known);
@@ -56,35 +86,56 @@ export class MetaCache {
   /** This mount has changed the inode itself, or an entry of it. */
   dropAttr(ino: Ino): void {
     this.#attrs.delete(ino);
-    this.#invalidations += 1;
+    this.#changed(inoKey(ino));
   }
 
   dropXattrs(ino: Ino): void {
     this.#xattrs.delete(ino);
-    this.#invalidations += 1;
+    this.#changed(xattrKey(ino));
   }
 
   dropEntry(parent: Ino, name: Buffer): void {
-    this.#entries.delete(entryKey(parent, name));
-    this.#invalidations += 1;
+    const key = entryKey(parent, name);
+    this.#entries.delete(key);
+    this.#changed(key);
   }
 
+  /** Another mount has changed these. */
   invalidate(inos: readonly Ino[], entries: readonly { parent: Ino; name: Buffer }[]): void {
-    this.#invalidations += 1;
     for (const ino of inos) {
-      this.#attrs.delete(ino);
-      this.#xattrs.delete(ino);
+      this.dropAttr(ino);
+      this.dropXattrs(ino);
     }
-    for (const { parent, name } of entries) this.#entries.delete(entryKey(parent, name));
+    for (const { parent, name } of entries) this.dropEntry(parent, name);
   }
 
   clear(): void {
-    this.#invalidations += 1;
+    this.#now += 1;
+    this.#horizon = this.#now;
+    this.#changes.clear();
     this.#attrs.clear();
     this.#entries.clear();
     this.#xattrs.clear();
   }
+
+  #changed(key: string): void {
+    this.#now += 1;
+    this.#changes.delete(key);
+    this.#changes.set(key, this.#now);
+    for (const [oldest, at] of this.#changes) {
+      if (this.#changes.size <= changesMax) break;
+      this.#changes.delete(oldest);
+      this.#horizon = at;
+    }
+  }
+
+  #unchanged(key: string, ticket: number): boolean {
+    return ticket >= this.#horizon && ticket >= (this.#changes.get(key) ?? 0);
+  }
 }
+
+const inoKey = (ino: Ino): string => `i${ino}`;
+const xattrKey = (ino: Ino): string => `x${ino}`;
 
 function entryKey(parent: Ino, name: Buffer): string {
   return `${parent}/${name.toString("latin1")}`;

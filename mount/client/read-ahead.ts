@@ -1,6 +1,7 @@
 import { Semaphore } from "../../common/mutex.ts";
 import { payloadBytesMax } from "../../protocol/limits.ts";
 import type { ChunkReader, Source } from "./chunk-reader.ts";
+import { interruptible } from "./interruptible.ts";
 
 /** Pieces are aligned, so none crosses a chunk's border. */
 const pieceBytes = payloadBytesMax;
@@ -16,13 +17,18 @@ const aheadBytesMax = 64 * 1024 * 1024;
 
 interface Piece {
   bytes: Promise<Buffer>;
-  /** What it counts for in the budget. */
+  /** What it counts for in the budget, until it is neither kept nor on its way. */
   held: number;
+  settled: boolean;
 }
 
 /** Shared by all open files of a mount. */
 export class ReadAheadBudget {
-  readonly bytes = new Semaphore(aheadBytesMax);
+  readonly bytes: Semaphore;
+
+  constructor(bytesMax = aheadBytesMax) {
+    this.bytes = new Semaphore(bytesMax);
+  }
 }
 
 /**
@@ -30,7 +36,7 @@ export class ReadAheadBudget {
  * others fetch just what they want.
  */
 export class ReadAhead {
-  readonly #reader: ChunkReader;
+  readonly #reader: Pick<ChunkReader, "read">;
   readonly #budget: ReadAheadBudget;
   readonly #source: Source;
   readonly #pieces = new Map<number, Piece>();
@@ -39,7 +45,7 @@ export class ReadAhead {
   #ahead = aheadFirst;
   #sequential = true;
 
-  constructor(reader: ChunkReader, budget: ReadAheadBudget, source: Source) {
+  constructor(reader: Pick<ChunkReader, "read">, budget: ReadAheadBudget, source: Source) {
     this.#reader = reader;
     this.#budget = budget;
     this.#source = source;
@@ -64,7 +70,7 @@ export class ReadAhead {
       const piece = this.#kept(index, at - start + take) ?? this.#fetch(index, size);
       parts.push(
         piece
-          ? (await piece.bytes).subarray(at - start, at - start + take)
+          ? (await interruptible(piece.bytes, signal)).subarray(at - start, at - start + take)
           : await this.#reader.read(this.#source, { offset: at, length: take }, signal),
       );
       at += take;
@@ -89,10 +95,18 @@ export class ReadAhead {
     const offset = index * pieceBytes;
     const length = Math.min(pieceBytes, size - offset);
     if (length <= 0 || !this.#budget.bytes.tryAcquire(length)) return undefined;
-    const piece = { bytes: this.#reader.read(this.#source, { offset, length }), held: length };
+    const bytes = this.#reader.read(this.#source, { offset, length });
+    const piece: Piece = { bytes, held: length, settled: false };
     this.#pieces.set(index, piece);
+    const settled = (): void => {
+      piece.settled = true;
+      if (this.#pieces.get(index) !== piece) this.#budget.bytes.release(length);
+    };
     // One that failed is not kept: the next read of it tries again.
-    piece.bytes.catch(() => this.#drop(index, piece));
+    bytes.then(settled, () => {
+      settled();
+      this.#drop(index, piece);
+    });
     for (const [oldest, its] of this.#pieces) {
       if (this.#pieces.size <= keptMax) break;
       this.#drop(oldest, its);
@@ -114,10 +128,11 @@ export class ReadAhead {
   #drop(index: number, piece: Piece): void {
     if (this.#pieces.get(index) !== piece) return;
     this.#pieces.delete(index);
-    this.#budget.bytes.release(piece.held);
+    // A fetch goes on when nobody wants it any more, and so does the memory that it takes.
+    if (piece.settled) this.#budget.bytes.release(piece.held);
   }
 
-  /** The file has changed, or is closed. */
+  /** The file has changed, or is closed: what is on its way is not kept either. */
   clear(): void {
     for (const [index, piece] of this.#pieces) this.#drop(index, piece);
   }

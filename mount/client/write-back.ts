@@ -6,8 +6,12 @@ import type { Ino } from "../../protocol/id.ts";
 import { payloadBytesMax } from "../../protocol/limits.ts";
 import { commit } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
+import { type Status, StatusError, statusOf } from "../../protocol/status.ts";
 import type { ChunkWriter } from "./chunk-writer.ts";
+import { type Batch, DirtyFile, type Flight, type Piece, Unsynced } from "./dirty-file.ts";
+import { interruptible } from "./interruptible.ts";
 import type { MasterClient } from "./master-client.ts";
+import { type ErrorCursor, WriteErrors } from "./write-errors.ts";
 
 /**
  * Data is sent in pieces of at most this, cut at its multiples, so none crosses a chunk's border.
@@ -16,9 +20,7 @@ const pieceBytes = payloadBytesMax;
 /** A piece starts small, for small files, and grows at once to its full size. */
 const pieceStartBytes = 64 * 1024;
 /** Unsent data of all files: beyond it, write(2) waits (P8). */
-const unsentBytesMax = 48 * 1024 * 1024;
-/** Pieces of one file under way: enough to keep a chain of servers busy. */
-const flightsPerFileMax = 6;
+const unsentBytesMaxDefault = 48 * 1024 * 1024;
 /**
  * Files without unsent data whose chunks an fsync would still have to sync. Chunk servers sync by
  * themselves within seconds, so what falls out of this list is long safe.
@@ -26,44 +28,30 @@ const flightsPerFileMax = 6;
 const unsyncedFilesMax = 20_000;
 /** Chunks with data that the master has not heard of, before it is told in passing. */
 const uncommittedChunksMax = 2;
-
-interface Piece {
-  /** In the file. */
-  offset: number;
-  length: number;
-  buffer: Buffer;
-}
-
-interface Flight {
-  offset: number;
-  end: number;
-  done: Promise<void>;
-}
-
-/** What one file has that is not yet safe. */
-interface Dirty {
-  piece: Piece | undefined;
-  readonly flights: Set<Flight>;
-  readonly slots: Semaphore;
-  /** Chunks written since the last commit, and since the last fsync. */
-  written: Set<number>;
-  unsynced: Set<number>;
-  /** The end of what was written: the file is at least that long. */
-  end: number;
-  mtime: bigint;
-  uncommitted: boolean;
-  lastWriteMs: number;
-  /** The first failure of a write behind: kept until a flush or fsync has reported it. */
-  error: { cause: unknown } | undefined;
-}
+/**
+ * The master will never take such a commit: the file is gone, or its chunks were cut away by
+ * somebody else. After any other failure it is told again.
+ */
+const commitLost: ReadonlySet<Status> = new Set(["stale", "not-found", "invalid", "too-large"]);
 
 export interface WriteBackOptions {
-  master: MasterClient;
-  writer: ChunkWriter;
+  master: Pick<MasterClient, "mutate" | "chunkBytes">;
+  writer: Pick<ChunkWriter, "write" | "sync">;
   clock: Clock;
   log: Log;
+  unsentBytesMax?: number;
+  /** A piece has reached the chunk servers, or failed: what was read before may be out of date. */
+  onSent: (ino: Ino) => void;
+  /** Before a commit: what it gives comes back with the answer. */
+  ticket: () => number;
   /** The master's answer to a commit. */
-  onCommitted: (attr: Attr) => void;
+  onCommitted: (attr: Attr, ticket: number) => void;
+}
+
+/** Who waits, and what he has been told of. */
+export interface Waiter {
+  cursor: ErrorCursor;
+  signal?: AbortSignal | undefined;
 }
 
 /**
@@ -71,78 +59,102 @@ export interface WriteBackOptions {
  * for them, tells the master, and reports what went wrong.
  */
 export class WriteBack {
+  readonly errors = new WriteErrors();
   readonly #options: WriteBackOptions;
-  readonly #files = new Map<Ino, Dirty>();
+  readonly #files = new Map<Ino, DirtyFile>();
   /** Chunks that a later fsync has to sync, of files that are otherwise clean. */
-  readonly #unsynced = new LRUCache<Ino, Set<number>>({ max: unsyncedFilesMax });
-  readonly #budget = new Semaphore(unsentBytesMax);
+  readonly #unsynced = new LRUCache<Ino, Unsynced>({ max: unsyncedFilesMax });
+  readonly #budget: Semaphore;
   readonly #locks = new KeyedMutex<Ino>();
   readonly #commits = new KeyedMutex<Ino>();
 
   constructor(options: WriteBackOptions) {
     this.#options = options;
+    this.#budget = new Semaphore(options.unsentBytesMax ?? unsentBytesMaxDefault);
   }
 
-  /** Takes a copy of `data`. Waits while too much is unsent. */
-  write(ino: Ino, offset: number, data: Buffer): Promise<void> {
-    return this.#locks.run(ino, async () => {
-      const file = this.#file(ino);
-      if (file.error) throw file.error.cause;
-      for (let at = 0; at < data.length;) {
-        const start = offset + at;
-        const room = pieceBytes - (start % pieceBytes);
-        const part = data.subarray(at, at + room);
-        await this.#collect(ino, file, start, part);
-        at += part.length;
-      }
-      file.end = Math.max(file.end, offset + data.length);
-      file.mtime = this.#options.clock.wallNs();
-      file.uncommitted = true;
-      file.lastWriteMs = this.#options.clock.nowMs();
-      if (file.piece && (file.piece.offset + file.piece.length) % pieceBytes === 0) {
-        this.#launch(ino, file);
-      }
-    });
+  /**
+   * Takes a copy of `data` before it returns its promise. Waits while too much is unsent. Reports
+   * an earlier failure instead, once.
+   */
+  write(ino: Ino, offset: number, data: Buffer, waiter: Waiter): Promise<void> {
+    // As many wait as the kernel sends at a time: that bounds these copies.
+    const own = this.#locks.busy(ino) ? Buffer.from(data) : data;
+    const work = this.#locks.run(ino, () => this.#take(ino, offset, own, waiter));
+    return interruptible(work, waiter.signal);
   }
 
-  #file(ino: Ino): Dirty {
+  async #take(ino: Ino, offset: number, data: Buffer, waiter: Waiter): Promise<void> {
+    this.errors.report(ino, waiter.cursor, "written");
+    if (waiter.signal?.aborted) throw new StatusError("interrupted", "interrupted before it began");
+    const file = this.#file(ino);
+    let rest = data;
+    for (let at = offset; rest.length > 0;) {
+      const part = rest.subarray(0, pieceBytes - (at % pieceBytes));
+      if (!this.#collect(ino, file, at, part)) {
+        rest = Buffer.from(rest);
+        await this.#waitForMemory(ino, file, at, Math.min(rest.length, part.length), waiter.signal);
+        continue;
+      }
+      at += part.length;
+      rest = rest.subarray(part.length);
+    }
+    file.mtime = this.#options.clock.wallNs();
+    file.lastWriteMs = this.#options.clock.nowMs();
+    const { piece } = file;
+    const full = piece && (piece.offset + piece.length) % pieceBytes === 0;
+    // Others wait for memory: nothing is held back for the sake of larger pieces.
+    if (full || this.#budget.contended) this.#launch(ino, file);
+  }
+
+  #file(ino: Ino): DirtyFile {
     let file = this.#files.get(ino);
     if (!file) {
-      file = {
-        piece: undefined,
-        flights: new Set(),
-        slots: new Semaphore(flightsPerFileMax),
-        written: new Set(),
-        unsynced: this.#unsynced.get(ino) ?? new Set(),
-        end: 0,
-        mtime: 0n,
-        uncommitted: false,
-        lastWriteMs: 0,
-        error: undefined,
-      };
+      file = new DirtyFile(this.#unsynced.get(ino) ?? new Unsynced());
       this.#files.set(ino, file);
     }
     return file;
   }
 
-  /** Adds `part`, which crosses no piece's border, to the open piece, or opens another. */
-  async #collect(ino: Ino, file: Dirty, offset: number, part: Buffer): Promise<void> {
+  /**
+   * Adds `part`, which crosses no piece's border, to the open piece, or opens another. False: there
+   * is no memory for it.
+   */
+  #collect(ino: Ino, file: DirtyFile, offset: number, part: Buffer): boolean {
     const open = file.piece;
     const samePiece =
       open && Math.floor(open.offset / pieceBytes) === Math.floor(offset / pieceBytes);
     const touches = samePiece && offset >= open.offset && offset <= open.offset + open.length;
     if (touches && this.#grow(open, offset - open.offset + part.length)) {
-      return put(open, offset, part);
+      put(open, offset, part);
+      return true;
     }
     this.#launch(ino, file);
-    const capacity = part.length > pieceStartBytes ? pieceBytes : pieceStartBytes;
-    if (!this.#budget.tryAcquire(capacity)) {
-      // What others have collected is sent, so that the memory comes back.
-      for (const [other, its] of this.#files) this.#launch(other, its);
-      await this.#budget.acquire(capacity);
+    const capacity = capacityFor(part.length);
+    if (!this.#budget.tryAcquire(capacity)) return false;
+    put(file.begin(offset, Buffer.allocUnsafe(capacity)), offset, part);
+    return true;
+  }
+
+  /** Opens a piece at `offset` for `bytes` when there is memory for it. */
+  async #waitForMemory(
+    ino: Ino,
+    file: DirtyFile,
+    offset: number,
+    bytes: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const capacity = capacityFor(bytes);
+    const granted = this.#budget.acquire(capacity);
+    // What others have collected is sent, so that the memory comes back.
+    for (const [other, its] of this.#files) this.#launch(other, its);
+    await granted;
+    if (signal?.aborted) {
+      this.#budget.release(capacity);
+      this.#forgetIfClean(ino, file, true);
+      throw new StatusError("interrupted", "interrupted while waiting for memory");
     }
-    file.piece = { offset, length: 0, buffer: Buffer.allocUnsafe(capacity) };
-    put(file.piece, offset, part);
+    file.begin(offset, Buffer.allocUnsafe(capacity));
   }
 
   /** Makes room for `bytes` in a piece, if there is memory for it. */
@@ -156,35 +168,42 @@ export class WriteBack {
   }
 
   /** Sends the open piece, after those under way that it overlaps. */
-  #launch(ino: Ino, file: Dirty): void {
+  #launch(ino: Ino, file: DirtyFile): void {
     const { piece } = file;
-    if (!piece) return;
+    if (!piece || piece.length === 0) return;
     file.piece = undefined;
-    const flight: Flight = {
-      offset: piece.offset,
-      end: piece.offset + piece.length,
-      done: Promise.resolve(),
-    };
-    const before = [...file.flights].filter((f) => f.offset < flight.end && flight.offset < f.end);
-    flight.done = this.#send(ino, file, piece, before).finally(() => {
+    const { offset, extendsFrom } = piece;
+    const end = offset + piece.length;
+    const before = file.flightsOver(offset, end);
+    const flight: Flight = { offset, end, extendsFrom, done: Promise.resolve() };
+    flight.done = this.#send(ino, file, { piece, flight, before }).finally(() => {
       file.flights.delete(flight);
       this.#budget.release(piece.buffer.length);
+      this.#options.onSent(ino);
     });
     file.flights.add(flight);
   }
 
-  async #send(ino: Ino, file: Dirty, piece: Piece, before: readonly Flight[]): Promise<void> {
+  async #send(
+    ino: Ino,
+    file: DirtyFile,
+    one: { piece: Piece; flight: Flight; before: readonly Flight[] },
+  ): Promise<void> {
     const { master, writer, log } = this.#options;
-    await Promise.all(before.map((flight) => flight.done));
+    const { piece, flight, before } = one;
+    await Promise.all(before.map((other) => other.done));
     await file.slots.acquire(1);
     try {
-      await writer.write(ino, piece.offset, piece.buffer.subarray(0, piece.length));
-      const index = Math.floor(piece.offset / master.chunkBytes);
-      file.written.add(index);
-      file.unsynced.add(index);
+      const { handle } = await writer.write(
+        ino,
+        piece.offset,
+        piece.buffer.subarray(0, piece.length),
+      );
+      file.arrived(flight, Math.floor(piece.offset / master.chunkBytes), handle);
     } catch (cause) {
       log.error("write.failed", { ino, offset: piece.offset, length: piece.length, error: cause });
-      file.error ??= { cause };
+      file.failed(flight);
+      this.errors.add(ino, cause);
     } finally {
       file.slots.release(1);
     }
@@ -192,120 +211,180 @@ export class WriteBack {
 
   /** The size and time that the master does not know yet. */
   pending(ino: Ino): { end: number; mtime: bigint } | undefined {
-    const file = this.#files.get(ino);
-    return file?.uncommitted ? { end: file.end, mtime: file.mtime } : undefined;
+    return this.#files.get(ino)?.pending;
   }
 
   /** True when part of the range is on its way and not at the chunk servers. */
   overlaps(ino: Ino, offset: number, length: number): boolean {
-    const file = this.#files.get(ino);
-    if (!file) return false;
-    const end = offset + length;
-    const { piece } = file;
-    if (piece && piece.offset < end && offset < piece.offset + piece.length) return true;
-    for (const flight of file.flights) if (flight.offset < end && offset < flight.end) return true;
-    return false;
+    return this.#files.get(ino)?.overlaps(offset, offset + length) ?? false;
   }
 
   /** Resolves when everything written so far is at the chunk servers, or has failed. */
-  async drain(ino: Ino): Promise<void> {
+  async drain(ino: Ino, signal?: AbortSignal): Promise<void> {
     const file = this.#files.get(ino);
     if (!file) return;
     this.#launch(ino, file);
-    await Promise.all([...file.flights].map((flight) => flight.done));
+    const flights = [...file.flights].map((flight) => flight.done);
+    await interruptible(Promise.all(flights), signal);
   }
 
-  /**
-   * Sends everything and tells the master; rejects with the first failure since the last report.
-   */
-  async flush(ino: Ino): Promise<void> {
+  /** Sends everything and tells the master. Failures stay for those who wrote. */
+  async settle(ino: Ino, signal?: AbortSignal): Promise<void> {
     const file = this.#files.get(ino);
-    if (!file) return;
-    await this.#settle(ino, file, false);
-    this.#report(file);
-    this.#forgetIfClean(ino, file);
+    if (file) await interruptible(this.#settle(ino, file, false), signal);
+  }
+
+  /** As `settle`; rejects with a failure that the waiter has not been told of. */
+  async flush(ino: Ino, waiter: Waiter): Promise<void> {
+    await this.settle(ino, waiter.signal);
+    this.#report(ino, waiter);
   }
 
   /** As `flush`, and on the disks of all replicas and of the master. */
-  async fsync(ino: Ino): Promise<void> {
-    if (!this.#files.has(ino) && !this.#unsynced.has(ino)) return;
-    const file = this.#file(ino);
-    await this.drain(ino);
-    const unsynced = [...file.unsynced];
-    try {
-      await this.#options.writer.sync(ino, unsynced);
-      for (const index of unsynced) file.unsynced.delete(index);
-    } catch (cause) {
-      file.error ??= { cause };
+  async fsync(ino: Ino, waiter: Waiter): Promise<void> {
+    if (this.#files.has(ino) || this.#unsynced.has(ino)) {
+      await interruptible(this.#sync(ino), waiter.signal);
     }
+    this.#report(ino, waiter);
+  }
+
+  /**
+   * The commit comes first: until it has, the master tells nobody where a new chunk is. A crash in
+   * between does no harm, for fsync has not returned.
+   */
+  async #sync(ino: Ino): Promise<void> {
+    const file = this.#file(ino);
     await this.#settle(ino, file, true);
-    this.#report(file);
-    this.#forgetIfClean(ino, file);
+    const { unsynced } = file;
+    const taken = unsynced.take();
+    try {
+      await this.#options.writer.sync(ino, [...taken.keys()]);
+      unsynced.synced(taken);
+    } catch (cause) {
+      this.#options.log.error("sync.failed", { ino, error: cause });
+      this.errors.add(ino, cause);
+    }
+    if (unsynced.size === 0 && this.#unsynced.get(ino) === unsynced) this.#unsynced.delete(ino);
   }
 
-  #report(file: Dirty): void {
-    const { error } = file;
-    file.error = undefined;
-    if (error) throw error.cause;
+  #report(ino: Ino, waiter: Waiter): void {
+    const file = this.#files.get(ino);
+    file?.acceptLosses();
+    if (file) this.#forgetIfClean(ino, file);
+    this.errors.report(ino, waiter.cursor, "synced");
   }
 
-  #forgetIfClean(ino: Ino, file: Dirty): void {
-    if (file.piece || file.error || file.flights.size > 0 || file.uncommitted) return;
-    if (this.#locks.busy(ino) || this.#files.get(ino) !== file) return;
+  #forgetIfClean(ino: Ino, file: DirtyFile, locked = false): void {
+    if (!file.isClean || file.hasLosses) return;
+    if ((!locked && this.#locks.busy(ino)) || this.#files.get(ino) !== file) return;
     this.#files.delete(ino);
     if (file.unsynced.size > 0) this.#unsynced.set(ino, file.unsynced);
     else this.#unsynced.delete(ino);
   }
 
-  async #settle(ino: Ino, file: Dirty, sync: boolean): Promise<void> {
+  async #settle(ino: Ino, file: DirtyFile, sync: boolean): Promise<void> {
     await this.drain(ino);
     await this.#commits.run(ino, () => this.#commit(ino, file, sync));
+    this.#forgetIfClean(ino, file);
   }
 
-  async #commit(ino: Ino, file: Dirty, sync: boolean): Promise<void> {
-    if (!file.uncommitted && file.written.size === 0) return;
-    const { end, mtime } = file;
-    const written = [...file.written].slice(0, 4096);
-    file.uncommitted = file.piece !== undefined || file.flights.size > 0;
-    for (const index of written) file.written.delete(index);
-    // What failed to be written does not make the file longer.
-    if (file.error && written.length === 0) return;
+  async #commit(ino: Ino, file: DirtyFile, sync: boolean): Promise<void> {
+    for (let more = true; more;) {
+      const batch = file.beginCommit();
+      if (!batch) return;
+      more = (await this.#commitBatch(ino, file, batch, sync)) && batch.more;
+    }
+  }
+
+  /** True if the master has taken it. */
+  async #commitBatch(ino: Ino, file: DirtyFile, batch: Batch, sync: boolean): Promise<boolean> {
+    const { size, mtime } = batch;
+    const written = [...batch.written].map(([index, handle]) => ({ index, handle }));
+    const { master, ticket, onCommitted, log } = this.#options;
+    const before = ticket();
     try {
-      const reply = await this.#options.master.mutate(commit, {
-        ino,
-        size: end,
-        mtime,
-        written,
-        sync,
-      });
-      if (!file.uncommitted) file.end = 0;
-      this.#options.onCommitted(reply.attr);
+      const { attr } = await master.mutate(commit, { ino, size, mtime, written, sync });
+      onCommitted(attr, before);
+      file.committed(batch);
+      return true;
     } catch (cause) {
-      file.error ??= { cause };
-      for (const index of written) file.written.add(index);
+      const lost = commitLost.has(statusOf(cause));
+      log.error("commit.failed", { ino, size, lost, error: cause });
+      file.commitFailed(batch, lost);
+      this.errors.add(ino, cause);
+      return false;
     }
   }
 
   /**
-   * Background: sends what has been lying for a while, and keeps the master's size from lagging.
+   * Runs `work`, which changes the size, with nothing of the file unsent and no write beginning.
+   * `truncated` tells the outcome.
    */
-  async tick(idleMs: number): Promise<void> {
-    const { clock, log } = this.#options;
+  exclusively<T>(ino: Ino, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+    const waiting = this.#locks.run(ino, async () => {
+      await this.settle(ino, signal);
+      if (signal?.aborted) throw new StatusError("interrupted", "interrupted before it began");
+      return work();
+    });
+    return interruptible(waiting, signal);
+  }
+
+  /** The file now ends at `size`: nothing is left to be done for chunks beyond. */
+  truncated(ino: Ino, size: number): void {
+    const { chunkBytes } = this.#options.master;
+    this.#files.get(ino)?.truncated(size, chunkBytes);
+    this.#unsynced.get(ino)?.dropFrom(Math.ceil(size / chunkBytes));
+  }
+
+  /**
+   * Background: sends what has been lying for a while, and keeps the master's size from lagging.
+   * One promise for each file that has work begun, which never rejects: a file whose servers are
+   * gone holds up no other.
+   */
+  tick(idleMs: number): Promise<void>[] {
+    const { clock } = this.#options;
+    const begun: Promise<void>[] = [];
     for (const [ino, file] of [...this.#files]) {
       const idle = clock.nowMs() - file.lastWriteMs >= idleMs;
-      if (!file.uncommitted && !file.piece) continue;
-      if (!idle && file.written.size < uncommittedChunksMax) continue;
-      await this.#settle(ino, file, false).catch((error: unknown) =>
-        log.warn("write-back.failed", { ino, error }),
-      );
-      this.#forgetIfClean(ino, file);
+      if (this.#budget.contended) this.#launch(ino, file);
+      if (file.settling || (!idle && file.written.size < uncommittedChunksMax)) continue;
+      if (file.isClean) this.#forgetIfClean(ino, file);
+      else begun.push(this.#settleBehind(ino, file));
+    }
+    return begun;
+  }
+
+  async #settleBehind(ino: Ino, file: DirtyFile): Promise<void> {
+    file.settling = true;
+    try {
+      await this.#settle(ino, file, false);
+    } finally {
+      file.settling = false;
     }
   }
 
-  /** Everything of every file; failures stay with their files. */
+  /**
+   * Everything of every file; failures stay for those who wrote. Rejects if there were any: a
+   * snapshot then says that something of this mount may be missing.
+   */
   async flushAll(): Promise<void> {
+    const before = this.errors.count;
     await Promise.all([...this.#files].map(([ino, file]) => this.#settle(ino, file, false)));
+    if (this.errors.count !== before) {
+      throw new StatusError("io-error", "something could not be written");
+    }
   }
+
+  /** What is neither committed nor known to have failed. */
+  unwritten(): { ino: Ino; end: number }[] {
+    return [...this.#files].flatMap(([ino, { pending }]) =>
+      pending ? [{ ino, end: pending.end }] : [],
+    );
+  }
+}
+
+function capacityFor(bytes: number): number {
+  return bytes > pieceStartBytes ? pieceBytes : pieceStartBytes;
 }
 
 function put(piece: Piece, offset: number, part: Buffer): void {

@@ -13,7 +13,16 @@ import { nameBytesMax } from "../../protocol/limits.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
 import type { AttrChanges, Caller, Entry, FileSystem, Statfs } from "../fuse/filesystem.ts";
-import { atOf, attrOf, type Context, entryOf, shownAttr } from "./context.ts";
+import {
+  atOf,
+  attrOf,
+  changedAttr,
+  type Context,
+  entryOf,
+  latestAttr,
+  shownAttr,
+  sizeChanged,
+} from "./context.ts";
 import type { NodeRef } from "./nodes.ts";
 import { findSnapshot, isSnapshotsName } from "./snapshots.ts";
 
@@ -130,8 +139,8 @@ async function entryFromMaster(
   try {
     const { attr } = await master.read(lookup, { parent, name }, caller.signal);
     cache.putEntry(parent, name, attr.ino, ticket);
-    cache.putAttr(attr, ticket);
-    return entryOf(context, { kind: "live", ino: attr.ino }, attr);
+    const latest = await latestAttr(context, attr, ticket, caller);
+    return entryOf(context, { kind: "live", ino: attr.ino }, latest);
   } catch (error) {
     if (statusOf(error) === "not-found") cache.putEntry(parent, name, 0, ticket);
     throw error;
@@ -149,17 +158,30 @@ async function setAttributes(
   changes: AttrChanges,
   caller: Caller,
 ): Promise<Attr> {
-  const { cache, master, writeBack, writer, reader, files } = context;
-  await writeBack.flush(ino);
-  const { attr } = await master.mutate(setattr, { ino, ...changes }, caller.signal);
+  const { writeBack } = context;
   if (changes.size !== undefined) {
-    writer.forget(ino);
-    reader.forget(ino);
-    files.changed(ino);
+    const { size } = changes;
+    const cut = (): Promise<Attr> => setSize(context, ino, { ...changes, size }, caller);
+    return writeBack.exclusively(ino, cut, caller.signal);
   }
-  cache.dropAttr(ino);
-  cache.putAttr(attr, cache.ticket());
-  return attr;
+  await writeBack.settle(ino, caller.signal);
+  const ticket = context.cache.ticket();
+  const { attr } = await context.master.mutate(setattr, { ino, ...changes }, caller.signal);
+  return changedAttr(context, attr, ticket, caller);
+}
+
+/** Where chunks were, and leave to write them, may be gone with what was cut off. */
+async function setSize(
+  context: Context,
+  ino: Ino,
+  changes: AttrChanges & { size: number },
+  caller: Caller,
+): Promise<Attr> {
+  const { cache, master } = context;
+  const ticket = cache.ticket();
+  const { attr } = await master.mutate(setattr, { ino, ...changes }, caller.signal);
+  sizeChanged(context, ino, changes.size);
+  return changedAttr(context, attr, ticket, caller);
 }
 
 async function getAttribute(

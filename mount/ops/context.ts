@@ -31,15 +31,44 @@ export function atOf(ref: NodeRef): { at: Epoch } | Record<string, never> {
   return ref.kind === "frozen" ? { at: ref.at } : {};
 }
 
+/** Answers about one inode that were overtaken by changes of it, before the last one is taken. */
+const overtakenMax = 8;
+
 /** An inode's attributes, with what this mount has written and the master does not know yet. */
 export async function attrOf(context: Context, ref: NodeRef, caller: Caller): Promise<Attr> {
   const { cache, master } = context;
-  const known = ref.kind === "frozen" ? undefined : cache.attr(ref.ino);
-  if (known) return withPending(context, ref, known);
-  const ticket = cache.ticket();
-  const { attr } = await master.read(getattr, { ino: ref.ino, ...atOf(ref) }, caller.signal);
-  if (ref.kind !== "frozen") cache.putAttr(attr, ticket);
-  return withPending(context, ref, attr);
+  for (let overtaken = 0; ; overtaken += 1) {
+    const known = ref.kind === "frozen" ? undefined : cache.attr(ref.ino);
+    if (known) return withPending(context, ref, known);
+    const ticket = cache.ticket();
+    const { attr } = await master.read(getattr, { ino: ref.ino, ...atOf(ref) }, caller.signal);
+    // An answer from before a commit of our own has the old size, and what was written is not
+    // pending any more: it would make the file shrink for a moment.
+    const current = ref.kind === "frozen" || cache.putAttr(attr, ticket);
+    if (current || overtaken === overtakenMax) return withPending(context, ref, attr);
+  }
+}
+
+/** Keeps what the master says of a live inode; returns what is the latest known of it. */
+export async function latestAttr(
+  context: Context,
+  attr: Attr,
+  ticket: number,
+  caller: Caller,
+): Promise<Attr> {
+  if (context.cache.putAttr(attr, ticket)) return attr;
+  return attrOf(context, { kind: "live", ino: attr.ino }, caller);
+}
+
+/** As `latestAttr`, for the answer to a change by this mount. */
+export async function changedAttr(
+  context: Context,
+  attr: Attr,
+  ticket: number,
+  caller: Caller,
+): Promise<Attr> {
+  if (context.cache.changedAttr(attr, ticket)) return attr;
+  return attrOf(context, { kind: "live", ino: attr.ino }, caller);
 }
 
 export function withPending(context: Context, ref: NodeRef, attr: Attr): Attr {
@@ -66,11 +95,26 @@ export function entryChanged(context: Context, parent: Ino, name: Buffer): void 
   context.cache.dropAttr(parent);
 }
 
-/** A new inode and its entry, as the master answered. */
-export function learnNew(context: Context, parent: Ino, name: Buffer, attr: Attr): void {
-  entryChanged(context, parent, name);
-  context.cache.dropAttr(attr.ino);
-  const ticket = context.cache.ticket();
-  context.cache.putEntry(parent, name, attr.ino, ticket);
-  context.cache.putAttr(attr, ticket);
+/**
+ * A new inode and its entry, as the master answered to a request made with `ticket`. False if the
+ * inode has changed since.
+ */
+export function learnNew(
+  context: Context,
+  entry: { parent: Ino; name: Buffer; attr: Attr },
+  ticket: number,
+): boolean {
+  const { parent, name, attr } = entry;
+  context.cache.dropAttr(parent);
+  context.cache.changedEntry(parent, name, attr.ino, ticket);
+  return context.cache.changedAttr(attr, ticket);
+}
+
+/** This mount has set the file's size. */
+export function sizeChanged(context: Context, ino: Ino, size: number): void {
+  const { writeBack, writer, reader, files } = context;
+  writeBack.truncated(ino, size);
+  writer.forget(ino);
+  reader.forget(ino);
+  files.changed(ino);
 }

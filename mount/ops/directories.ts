@@ -64,12 +64,13 @@ async function readPages(
     const ticket = cache.ticket();
     const reply = await master.read(readdir, request, caller.signal);
     for (const { name, attr } of reply.entries) {
+      let latest = attr;
       if (ref.kind === "live") {
         cache.putEntry(ref.ino, name, attr.ino, ticket);
-        cache.putAttr(attr, ticket);
+        if (!cache.putAttr(attr, ticket)) latest = cache.attr(attr.ino) ?? attr;
       }
       const child = ref.kind === "frozen" ? { ...ref, ino: attr.ino } : liveRef(attr.ino);
-      entries.push({ name: Buffer.from(name), attr: shownAttr(context, child, attr) });
+      entries.push({ name: Buffer.from(name), attr: shownAttr(context, child, latest) });
     }
     after = reply.entries.at(-1)?.name;
     more = reply.more && after !== undefined;

@@ -1,11 +1,13 @@
 import { fileBytesMax } from "../../protocol/limits.ts";
 import { create, open } from "../../protocol/methods/namespace.ts";
 import type { Ino } from "../../protocol/id.ts";
+import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { ReadAhead, type ReadAheadBudget } from "../client/read-ahead.ts";
 import type { Caller, Entry, FileSystem, OpenFile } from "../fuse/filesystem.ts";
-import { atOf, attrOf, type Context, entryOf, learnNew } from "./context.ts";
+import { atOf, attrOf, type Context, entryOf, learnNew, sizeChanged } from "./context.ts";
 import type { NodeRef } from "./nodes.ts";
+import type { OpenRegular } from "./open-files.ts";
 import { isSnapshotsName } from "./snapshots.ts";
 
 type Group = Pick<FileSystem, "open" | "create" | "read" | "write" | "flush" | "fsync" | "release">;
@@ -26,18 +28,20 @@ export function fileOps(context: Context, budget: ReadAheadBudget): Group {
     read: (file, offset, length, caller) => readFile(context, file, { offset, length }, caller),
     write: (file, offset, data, caller) => writeFile(context, file, offset, data, caller),
 
-    async flush(file) {
+    async flush(file, caller) {
       const opened = files.get(file);
-      if (opened.kind === "file" && opened.ref.kind === "live") {
-        await writeBack.flush(opened.ref.ino);
-      }
+      if (opened.kind !== "file" || opened.ref.kind !== "live") return;
+      const { ino } = opened.ref;
+      const waiter = { cursor: opened.errors, signal: caller.signal };
+      const mayHaveWritten = (opened.flags & accessMask) !== readOnly;
+      if (opened.wrote) await writeBack.flush(ino, waiter);
+      else if (mayHaveWritten) await writeBack.settle(ino, caller.signal);
     },
 
-    async fsync(file) {
+    async fsync(file, _dataOnly, caller) {
       const opened = files.get(file);
-      if (opened.kind === "file" && opened.ref.kind === "live") {
-        await writeBack.fsync(opened.ref.ino);
-      }
+      if (opened.kind !== "file" || opened.ref.kind !== "live") return;
+      await writeBack.fsync(opened.ref.ino, { cursor: opened.errors, signal: caller.signal });
     },
 
     release: (file) => releaseFile(context, file),
@@ -51,27 +55,61 @@ async function openFile(
   flags: number,
   caller: Caller,
 ): Promise<OpenFile> {
-  const { master, cache, reader, writer, writeBack, files } = context;
   if (ref.kind === "snapshots") throw new StatusError("is-directory", "it is a directory");
   const truncate = (flags & flag.truncate) !== 0;
   const writes = (flags & accessMask) !== readOnly || truncate;
   if (writes && ref.kind !== "live") throw new StatusError("read-only", "snapshots are read-only");
+  const { files, writeBack } = context;
   const { ino } = ref;
-  if (truncate) await writeBack.flush(ino);
-  const ticket = cache.ticket();
-  const reply = await master.mutate(open, { ino, ...atOf(ref), truncate }, caller.signal);
+  if (ref.kind !== "live") {
+    await askToOpen(context, ref, false, caller);
+    return files.add(newlyOpened(context, budget, ref, flags));
+  }
+  files.hold(ino);
+  try {
+    const ask = (): Promise<void> => askToOpen(context, ref, truncate, caller);
+    await (truncate ? writeBack.exclusively(ino, ask, caller.signal) : ask());
+  } catch (error) {
+    files.letGo(ino);
+    throw error;
+  }
+  return files.add(newlyOpened(context, budget, ref, flags));
+}
+
+async function askToOpen(
+  context: Context,
+  ref: NodeRef,
+  truncate: boolean,
+  caller: Caller,
+): Promise<void> {
+  const { master, cache, reader } = context;
+  const { ino } = ref;
   const at = ref.kind === "frozen" ? ref.at : undefined;
   // Close-to-open: where the chunks are, and what was read ahead, is asked anew (P4).
   if (at === undefined) reader.forget(ino);
-  if (reply.location) reader.learn({ ino, at }, reply.location);
+  const learn = reader.learner({ ino, at });
+  const ticket = cache.ticket();
+  const reply = await master.mutate(open, { ino, ...atOf(ref), truncate }, caller.signal);
   if (truncate) {
-    writer.forget(ino);
-    files.changed(ino);
-    cache.dropAttr(ino);
-    cache.putAttr(reply.attr, cache.ticket());
-  } else if (at === undefined) cache.putAttr(reply.attr, ticket);
+    sizeChanged(context, ino, 0);
+    cache.changedAttr(reply.attr, ticket);
+    return;
+  }
+  if (reply.location) learn(reply.location);
+  if (at === undefined) cache.putAttr(reply.attr, ticket);
+}
+
+function newlyOpened(
+  { reader, writeBack }: Context,
+  budget: ReadAheadBudget,
+  ref: NodeRef,
+  flags: number,
+): OpenRegular {
+  const { ino } = ref;
+  const at = ref.kind === "frozen" ? ref.at : undefined;
   const readAhead = new ReadAhead(reader, budget, { ino, at });
-  return files.add({ kind: "file", ref, flags, readAhead });
+  const errors = writeBack.errors.cursor(ino);
+  return { kind: "file", ref, flags, readAhead, errors, wrote: false };
 }
 
 async function createFile(
@@ -80,35 +118,55 @@ async function createFile(
   wanted: { parent: number; name: Buffer; mode: number; flags: number },
   caller: Caller,
 ): Promise<Entry & { file: OpenFile }> {
-  const { master, nodes, writer, files, reader } = context;
-  const { name, mode, flags } = wanted;
+  const { nodes, files } = context;
+  const { name, flags } = wanted;
   const parent = nodes.live(wanted.parent);
   if (isSnapshotsName(name)) throw new StatusError("exists", ".snapshots is reserved");
-  const reply = await master.mutate(
-    create,
-    {
-      parent,
-      name,
-      mode,
-      uid: caller.uid,
-      gid: caller.gid,
-      exclusive: (flags & flag.exclusive) !== 0,
-      write: (flags & accessMask) !== readOnly,
-    },
-    caller.signal,
-  );
-  const { attr } = reply;
+  const { attr, created, current } = await askToCreate(context, { ...wanted, parent }, caller);
   const ref = { kind: "live", ino: attr.ino } as const;
-  learnNew(context, parent, name, attr);
-  if (!reply.created && (flags & flag.truncate) !== 0) {
-    const file = await openFile(context, budget, ref, flags, caller);
-    return { ...entryOf(context, ref, await attrOf(context, ref, caller)), file };
+  try {
+    const truncate = !created && (flags & flag.truncate) !== 0;
+    if (truncate) {
+      const ask = (): Promise<void> => askToOpen(context, ref, true, caller);
+      await context.writeBack.exclusively(attr.ino, ask, caller.signal);
+    }
+    const latest = current && !truncate ? attr : await attrOf(context, ref, caller);
+    const file = files.add(newlyOpened(context, budget, ref, flags));
+    return { ...entryOf(context, ref, latest), file };
+  } catch (error) {
+    files.letGo(attr.ino);
+    throw error;
   }
-  if (reply.created) writer.forget(attr.ino);
-  if (reply.grant) writer.learn(attr.ino, reply.grant);
-  const readAhead = new ReadAhead(reader, budget, { ino: attr.ino, at: undefined });
-  const file = files.add({ kind: "file", ref, flags, readAhead });
-  return { ...entryOf(context, ref, attr), file };
+}
+
+/** The file is held when this resolves. `current` is false if it has changed meanwhile. */
+async function askToCreate(
+  context: Context,
+  wanted: { parent: Ino; name: Buffer; mode: number; flags: number },
+  caller: Caller,
+): Promise<{ attr: Attr; created: boolean; current: boolean }> {
+  const { master, writer, files, cache } = context;
+  const { parent, name, mode, flags } = wanted;
+  const { uid, gid } = caller;
+  const exclusive = (flags & flag.exclusive) !== 0;
+  const write = (flags & accessMask) !== readOnly;
+  for (;;) {
+    const ticket = cache.ticket();
+    const opening = files.opening();
+    try {
+      const request = { parent, name, mode, uid, gid, exclusive, write };
+      const { attr, created, grant } = await master.mutate(create, request, caller.signal);
+      // A release of the file, which existed, has passed by: it may not count as open any more.
+      if (!created && opening.crossed(attr.ino)) continue;
+      files.hold(attr.ino);
+      const current = learnNew(context, { parent, name, attr }, ticket);
+      if (created) writer.forget(attr.ino);
+      if (grant && current) writer.learn(attr.ino, grant);
+      return { attr, created, current };
+    } finally {
+      opening.end();
+    }
+  }
 }
 
 async function readFile(
@@ -123,8 +181,7 @@ async function readFile(
   const length = Math.min(range.length, size - range.offset);
   if (length <= 0) return [];
   if (ref.kind === "live" && context.writeBack.overlaps(ref.ino, range.offset, length)) {
-    await context.writeBack.drain(ref.ino);
-    opened.readAhead.clear();
+    await context.writeBack.drain(ref.ino, caller.signal);
   }
   return opened.readAhead.read({ offset: range.offset, length, size }, caller.signal);
 }
@@ -136,13 +193,13 @@ async function writeFile(
   data: Buffer,
   caller: Caller,
 ): Promise<number> {
-  const { ref } = context.files.regular(file);
+  const opened = context.files.regular(file);
+  const { ref } = opened;
   if (ref.kind !== "live") throw new StatusError("read-only", "snapshots are read-only");
   if (offset + data.length > fileBytesMax) throw new StatusError("too-large", "file too large");
-  if (caller.signal?.aborted) throw new StatusError("interrupted", "interrupted");
-  context.files.changed(ref.ino);
-  context.reader.forget(ref.ino);
-  await context.writeBack.write(ref.ino, offset, data);
+  opened.wrote = true;
+  const waiter = { cursor: opened.errors, signal: caller.signal };
+  await context.writeBack.write(ref.ino, offset, data, waiter);
   return data.length;
 }
 
@@ -151,9 +208,13 @@ async function releaseFile(context: Context, file: OpenFile): Promise<void> {
   const ino: Ino = opened.ref.ino;
   try {
     // Pages of a mapping may have been written after close(2): nobody is left to hear of an error.
-    if (opened.kind === "file" && opened.ref.kind === "live") await context.writeBack.flush(ino);
+    if (opened.kind === "file" && opened.ref.kind === "live") {
+      await context.writeBack.flush(ino, { cursor: opened.errors });
+    }
   } catch (error) {
     context.log.error("release.write-failed", { ino, error });
   }
-  if (context.files.remove(file)) context.writer.forget(ino);
+  if (!context.files.remove(file)) return;
+  context.writer.forget(ino);
+  context.writeBack.errors.forget(ino);
 }

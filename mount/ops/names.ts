@@ -8,6 +8,7 @@ import {
   symlink,
   unlink,
 } from "../../protocol/methods/namespace.ts";
+import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Caller, Entry, FileSystem } from "../fuse/filesystem.ts";
 import { attrOf, type Context, entryChanged, entryOf, learnNew } from "./context.ts";
@@ -29,7 +30,9 @@ export function nameOps(context: Context): Group {
     async mknod(parent, name, mode, rdev, caller) {
       const dir = writable(context, parent, name);
       const request = { parent: dir, name, mode, rdev, ...ownerOf(caller) };
-      return made(context, dir, name, await master.mutate(mknod, request, caller.signal));
+      return make(context, { parent: dir, name }, () =>
+        master.mutate(mknod, request, caller.signal),
+      );
     },
 
     async mkdir(parent, name, mode, caller) {
@@ -40,33 +43,41 @@ export function nameOps(context: Context): Group {
       }
       const dir = writable(context, parent, name);
       const request = { parent: dir, name, mode, ...ownerOf(caller) };
-      return made(context, dir, name, await master.mutate(mkdir, request, caller.signal));
+      return make(context, { parent: dir, name }, () =>
+        master.mutate(mkdir, request, caller.signal),
+      );
     },
 
     async symlink(parent, name, target, caller) {
       const dir = writable(context, parent, name);
       const request = { parent: dir, name, target, ...ownerOf(caller) };
-      return made(context, dir, name, await master.mutate(symlink, request, caller.signal));
+      return make(context, { parent: dir, name }, () =>
+        master.mutate(symlink, request, caller.signal),
+      );
     },
 
     async link(node, parent, name, caller) {
       const dir = writable(context, parent, name);
       const request = { ino: nodes.live(node), parent: dir, name };
-      return made(context, dir, name, await master.mutate(link, request, caller.signal));
+      return make(context, { parent: dir, name }, () =>
+        master.mutate(link, request, caller.signal),
+      );
     },
 
     async unlink(parent, name, caller) {
       const dir = writable(context, parent, name);
+      const ticket = context.cache.ticket();
       const { ino } = await master.mutate(unlink, { parent: dir, name }, caller.signal);
-      gone(context, dir, name, ino);
+      gone(context, { parent: dir, name, ino }, ticket);
     },
 
     async rmdir(parent, name, caller) {
       const ref = nodes.ref(parent);
       if (ref.kind === "snapshots") return dropSnapshot(context, ref.ino, name, caller);
       const dir = writable(context, parent, name);
+      const ticket = context.cache.ticket();
       const { ino } = await master.mutate(rmdir, { parent: dir, name }, caller.signal);
-      gone(context, dir, name, ino);
+      gone(context, { parent: dir, name, ino }, ticket);
     },
 
     rename: (source, target, flags, caller) => move(context, source, target, flags, caller),
@@ -84,20 +95,25 @@ function ownerOf(caller: Caller): { uid: number; gid: number } {
   return { uid: caller.uid, gid: caller.gid };
 }
 
-function made(
+async function make(
   context: Context,
-  parent: Ino,
-  name: Buffer,
-  { attr }: { attr: Parameters<typeof learnNew>[3] },
-): Entry {
-  learnNew(context, parent, name, attr);
+  entry: { parent: Ino; name: Buffer },
+  ask: () => Promise<{ attr: Attr }>,
+): Promise<Entry> {
+  const ticket = context.cache.ticket();
+  const { attr } = await ask();
+  learnNew(context, { ...entry, attr }, ticket);
   return entryOf(context, { kind: "live", ino: attr.ino }, attr);
 }
 
-function gone(context: Context, parent: Ino, name: Buffer, ino: Ino): void {
-  entryChanged(context, parent, name);
-  context.cache.dropAttr(ino);
-  context.cache.putEntry(parent, name, 0, context.cache.ticket());
+function gone(
+  context: Context,
+  entry: { parent: Ino; name: Buffer; ino: Ino },
+  ticket: number,
+): void {
+  context.cache.dropAttr(entry.parent);
+  context.cache.dropAttr(entry.ino);
+  context.cache.changedEntry(entry.parent, entry.name, 0, ticket);
 }
 
 async function move(

@@ -1,8 +1,10 @@
+import { assert } from "../../common/assert.ts";
 import { type Clock, sleep } from "../../common/clock.ts";
 import type { Tasks } from "../../common/tasks.ts";
 import type { Ino } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { ReadAhead } from "../client/read-ahead.ts";
+import type { ErrorCursor } from "../client/write-errors.ts";
 import type { OpenFile } from "../fuse/filesystem.ts";
 import type { NodeRef } from "./nodes.ts";
 
@@ -15,6 +17,10 @@ export interface OpenRegular {
   ref: NodeRef;
   flags: number;
   readAhead: ReadAhead;
+  /** Which failures of writes behind it has been told of. */
+  errors: ErrorCursor;
+  /** close(2) tells of failures only who has written. */
+  wrote: boolean;
 }
 
 export interface OpenDirectory {
@@ -24,7 +30,20 @@ export interface OpenDirectory {
 
 export type Opened = OpenRegular | OpenDirectory;
 
-/** Open files and directories by their ids; and which inodes this mount has open. */
+/** A request under way that may open a file; which one, only the answer will tell. */
+export interface Opening {
+  /** True if a release of `ino` was sent meanwhile, which may have undone the opening. */
+  crossed(ino: Ino): boolean;
+  end(): void;
+}
+
+/**
+ * Open files and directories by their ids; and which inodes this mount has open. An inode counts as
+ * open before the master is asked to open it: a release sent meanwhile would undo that.
+ *
+ *   hold ──> open under way ──answered──> add … remove ──> let go ──last──> release
+ *                          └──failed────────────────────> let go
+ */
 export class OpenFiles {
   readonly #open = new Map<OpenFile, Opened>();
   readonly #free: OpenFile[] = [];
@@ -33,24 +52,55 @@ export class OpenFiles {
   readonly #readers = new Map<Ino, Set<ReadAhead>>();
   /** Closed by everybody here, and not told to the master yet. */
   readonly #closed = new Set<Ino>();
+  /** What has been released during each request that may open a file. */
+  readonly #openings = new Set<Set<Ino>>();
   #telling = false;
   readonly #clock: Clock;
   readonly #tasks: Tasks;
-  readonly #tell: (inos: Ino[]) => Promise<void>;
+  readonly #tell: (inos: () => Ino[]) => Promise<void>;
 
-  constructor(options: { clock: Clock; tasks: Tasks; tell: (inos: Ino[]) => Promise<void> }) {
+  /** `tell` calls its argument right before it sends the release, and again before each retry. */
+  constructor(options: { clock: Clock; tasks: Tasks; tell: (inos: () => Ino[]) => Promise<void> }) {
     this.#clock = options.clock;
     this.#tasks = options.tasks;
     this.#tell = options.tell;
   }
 
+  /** Counts `ino` as open. */
+  hold(ino: Ino): void {
+    this.#counts.set(ino, (this.#counts.get(ino) ?? 0) + 1);
+    this.#closed.delete(ino);
+  }
+
+  /** Takes a `hold` back. Returns true when nobody has that inode open any more. */
+  letGo(ino: Ino): boolean {
+    const left = (this.#counts.get(ino) ?? 1) - 1;
+    if (left > 0) {
+      this.#counts.set(ino, left);
+      return false;
+    }
+    this.#counts.delete(ino);
+    this.#closed.add(ino);
+    this.#tellLater();
+    return true;
+  }
+
+  opening(): Opening {
+    const released = new Set<Ino>();
+    this.#openings.add(released);
+    return {
+      crossed: (ino) => released.has(ino),
+      end: () => void this.#openings.delete(released),
+    };
+  }
+
+  /** A live file has been counted by `hold`, which `remove` takes back. */
   add(opened: Opened): OpenFile {
     const file = this.#free.pop() ?? this.#next++;
     this.#open.set(file, opened);
     if (opened.kind === "file" && opened.ref.kind === "live") {
       const { ino } = opened.ref;
-      this.#counts.set(ino, (this.#counts.get(ino) ?? 0) + 1);
-      this.#closed.delete(ino);
+      assert(this.#counts.has(ino), "a file was held before it was opened");
       const readers = this.#readers.get(ino) ?? new Set();
       readers.add(opened.readAhead);
       this.#readers.set(ino, readers);
@@ -79,22 +129,20 @@ export class OpenFiles {
     opened.readAhead.clear();
     if (opened.ref.kind !== "live") return false;
     const { ino } = opened.ref;
-    this.#readers.get(ino)?.delete(opened.readAhead);
-    const left = (this.#counts.get(ino) ?? 1) - 1;
-    if (left > 0) {
-      this.#counts.set(ino, left);
-      return false;
-    }
-    this.#counts.delete(ino);
-    this.#readers.delete(ino);
-    this.#closed.add(ino);
-    this.#tellLater();
-    return true;
+    const readers = this.#readers.get(ino);
+    readers?.delete(opened.readAhead);
+    if (readers?.size === 0) this.#readers.delete(ino);
+    return this.letGo(ino);
   }
 
   /** What was read ahead of this inode is out of date. */
   changed(ino: Ino): void {
     for (const reader of this.#readers.get(ino) ?? []) reader.clear();
+  }
+
+  /** Anything may have changed unheard. */
+  allChanged(): void {
+    for (const ino of this.#readers.keys()) this.changed(ino);
   }
 
   inos(): Ino[] {
@@ -110,11 +158,18 @@ export class OpenFiles {
           await sleep(this.#clock, releaseDelayMs, this.#tasks.signal);
           const inos = [...this.#closed].slice(0, releasesMax);
           for (const ino of inos) this.#closed.delete(ino);
-          if (inos.length > 0) await this.#tell(inos);
+          if (inos.length > 0) await this.#tell(() => this.#released(inos));
         }
       } finally {
         this.#telling = false;
       }
     });
+  }
+
+  /** Those of `inos` that nobody has opened again. */
+  #released(inos: readonly Ino[]): Ino[] {
+    const closed = inos.filter((ino) => !this.#counts.has(ino));
+    for (const opening of this.#openings) for (const ino of closed) opening.add(ino);
+    return closed;
   }
 }

@@ -7,6 +7,8 @@ import {
   HandleShape,
   List,
   Opt,
+  HostPort,
+  RackName,
   ServerShape,
   Text,
   VersionShape,
@@ -28,7 +30,7 @@ const usage = {
 export const register = method({
   code: 80,
   name: "fleet.register",
-  request: { server: Opt(ServerShape), address: Text, rack: Text, ...usage },
+  request: { server: Opt(ServerShape), address: HostPort, rack: RackName, ...usage },
   reply: { server: ServerShape, epoch: EpochShape, heartbeatMs: Count, leaseMs: Count },
 });
 

@@ -1,7 +1,13 @@
 import t from "tap";
+import { clientWritesAtOnce } from "../../chunkd/limits.ts";
 import { type ChunkServer } from "../../chunkd/server.ts";
-import { checksums } from "../../protocol/methods/chunk.ts";
+import { sleep } from "../../common/clock.ts";
+import { systemClock } from "../../common/os/clock.ts";
+import { must } from "../../common/assert.ts";
+import { checksums, raiseVersion } from "../../protocol/methods/chunk.ts";
+import type { Replica } from "../../protocol/shapes.ts";
 import {
+  barrier,
   FakeMaster,
   h,
   pattern,
@@ -9,7 +15,10 @@ import {
   serversNamed,
   startServer,
   statusFrom,
+  TamperedDisk,
+  temporaryDirectory,
   TestClient,
+  until,
   v,
 } from "./support.ts";
 
@@ -30,6 +39,22 @@ async function cluster(t: Tap): Promise<{
 }
 
 type Tap = Pick<typeof t, "teardown">;
+
+const end = (): void => undefined;
+
+/** A chain of three whose server `which` has a disk that can be made to fail. */
+async function clusterWithBadDisk(
+  t: Tap,
+  which: number,
+): Promise<{ master: FakeMaster; chain: Replica[]; client: TestClient; disk: TamperedDisk }> {
+  const master = await new FakeMaster().start(t);
+  const disk = new TamperedDisk();
+  const chain: Replica[] = [];
+  for (let i = 0; i < 3; i += 1) {
+    chain.push(replicaOf(await startServer(t, master, i === which ? { disk: disk.disk } : {})));
+  }
+  return { master, chain, client: new TestClient(t), disk };
+}
 
 t.test("what a chain has answered is on all its servers, byte for byte", async (t) => {
   const { servers, client } = await cluster(t);
@@ -104,4 +129,113 @@ t.test("bytes damaged on the way are refused and written nowhere", async (t) => 
   for (const replica of chain) {
     t.equal(await statusFrom(client.read(replica, { handle: h(3) })), "no-chunk");
   }
+});
+
+for (const which of [0, 1, 2]) {
+  t.test(
+    `a disk that was full at place ${which} of a chain costs its replica, no more`,
+    async (t) => {
+      const { master, chain, client, disk } = await clusterWithBadDisk(t, which);
+      const name = { handle: h(3) };
+      await client.write(chain, pattern(mib, 1), name);
+      const full = chain[which]?.server;
+      disk.fail("write.bytes", "ENOSPC");
+      t.same(await serversNamed(client.write(chain, pattern(mib, 2), name)), [full]);
+      disk.before = end; // There is room again, but the replicas differ.
+      t.same(await serversNamed(client.write(chain, pattern(10, 3), name)), [full]);
+      const rest = chain.filter(({ server }) => server !== full);
+      for (const { server } of rest) {
+        const order = { ...name, version: v(1), newVersion: v(2) };
+        await must(master.connections.get(server), "a connection").call(raiseVersion, order);
+      }
+      await client.write(rest, pattern(mib, 2), { ...name, version: v(2) });
+      for (const replica of rest) {
+        const read = await client.read(replica, { ...name, version: v(2) });
+        t.ok(read.equals(pattern(mib, 2)));
+      }
+    },
+  );
+}
+
+t.test("a chunk's only replica takes writes again as soon as its disk does", async (t) => {
+  const { chain, client, disk } = await clusterWithBadDisk(t, 0);
+  const only = chain.slice(0, 1);
+  await client.write(only, pattern(mib, 1), { handle: h(3) });
+  disk.fail("write.bytes", "ENOSPC");
+  t.equal(await statusFrom(client.write(only, pattern(9, 2), { handle: h(3) })), "no-space");
+  disk.before = end;
+  await client.write(only, pattern(9, 3), { handle: h(3) });
+  t.ok((await client.read(must(only[0], "it"), { handle: h(3), length: 9 })).equals(pattern(9, 3)));
+});
+
+t.test("where all disks were full, the client is told so, and then whom to drop", async (t) => {
+  const master = await new FakeMaster().start(t);
+  const disk = new TamperedDisk();
+  const chain = [
+    replicaOf(await startServer(t, master, { disk: disk.disk })),
+    replicaOf(await startServer(t, master, { disk: disk.disk })),
+  ];
+  const client = new TestClient(t);
+  await client.write(chain, pattern(mib, 1), { handle: h(3) });
+  disk.fail("write.bytes", "ENOSPC");
+  t.equal(await statusFrom(client.write(chain, pattern(9, 2), { handle: h(3) })), "no-space");
+  disk.before = end;
+  t.same(await serversNamed(client.write(chain, pattern(9, 2), { handle: h(3) })), [
+    chain[0]?.server,
+  ]);
+});
+
+t.test("a failed write makes its chunk dirty for the master, until it is raised", async (t) => {
+  const master = await new FakeMaster().start(t);
+  const root = temporaryDirectory(t);
+  const server = await startServer(t, master, { root });
+  const client = new TestClient(t);
+  const dead = { server: 99 as never, address: "127.0.0.1:1", rack: "" };
+  for (const handle of [h(1), h(2)]) {
+    const write = client.write([replicaOf(server), dead], pattern(100, 1), { handle });
+    t.equal(await statusFrom(write), "replica-failed");
+  }
+  const order = { handle: h(2), version: v(1), newVersion: v(2) };
+  await master.to(server).call(raiseVersion, order);
+  await server.stop();
+  await startServer(t, master, { root });
+  t.same(master.inventories.at(-1), [
+    { handle: 1, version: 1, dirty: true },
+    { handle: 2, version: 2, dirty: false },
+  ]);
+});
+
+t.test("a slow secondary is not sent more small writes than it may have unanswered", async (t) => {
+  const { servers } = await cluster(t);
+  const [primary, slow] = servers;
+  const clients = [new TestClient(t), new TestClient(t)];
+  const { passed, open } = barrier();
+  const { index } = slow.store;
+  const put = index.put.bind(index);
+  let waiting = 0;
+  index.put = (...args) => {
+    waiting += 1;
+    const written = passed.then(() => put(...args));
+    return {
+      committed: written.then(({ committed }) => committed),
+      flushed: () => written.then(({ flushed }) => flushed()),
+    };
+  };
+  const write = (i: number): Promise<void> =>
+    must(clients[i % 2], "a client").write([replicaOf(primary), replicaOf(slow)], pattern(9, i), {
+      handle: h(i + 1),
+    });
+  const writes = Array.from({ length: 1_100 }, (_, i) => statusFrom(write(i)));
+  await until(() => waiting >= clientWritesAtOnce);
+  await sleep(systemClock, 100);
+  t.equal(waiting, clientWritesAtOnce, "others wait their turn");
+  const back = must(clients[0], "a client").write(
+    [replicaOf(slow), replicaOf(primary)],
+    pattern(9, 0),
+    {
+      handle: h(5_000),
+    },
+  );
+  open();
+  t.same(new Set(await Promise.all([...writes, statusFrom(back)])), new Set(["ok"]));
 });

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import t from "tap";
 import { UserError } from "../../common/program.ts";
 import { silentLog } from "../../common/log.ts";
@@ -342,4 +342,32 @@ t.test("a stopped server has nothing dirty left", async (t) => {
   await server.stop();
   await startServer(t, master, { root });
   t.notOk(master.inventories.at(-1)?.some(({ dirty }) => dirty));
+});
+
+t.test("a directory whose index is gone is refused, and nothing in it is deleted", async (t) => {
+  const master = await new FakeMaster().start(t);
+  const root = temporaryDirectory(t);
+  const server = await startServer(t, master, { root });
+  const client = new TestClient(t);
+  await client.write([replicaOf(server)], pattern(300 * kib, 1), { handle: h(1) });
+  const path = server.store.files.path(h(1));
+  await server.stop();
+  rmSync(`${root}/index`, { recursive: true });
+  for (const attempt of ["first", "second"]) {
+    const start = ChunkServer.start(serverOptions(master.address, { root }));
+    t.match(await refusal(start), /index is empty, but there are 1 chunk files: put/, attempt);
+    t.ok(existsSync(path));
+  }
+});
+
+t.test("a server whose last chunk was deleted by halves starts again", async (t) => {
+  const master = await new FakeMaster().start(t);
+  const root = temporaryDirectory(t);
+  const server = await startServer(t, master, { root });
+  const client = new TestClient(t);
+  await client.write([replicaOf(server)], pattern(300 * kib, 1), { handle: h(1) });
+  await server.store.index.remove(h(1)).committed;
+  await server.halt();
+  await startServer(t, master, { root });
+  t.same(master.inventories.at(-1), []);
 });

@@ -1,13 +1,18 @@
-import { readdirSync, statSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import t from "tap";
 import { chunkChecksums } from "../../chunkd/store/checksums.ts";
 import { cloneChunk } from "../../chunkd/store/clone.ts";
 import { copyChunk } from "../../chunkd/store/copy.ts";
 import { raiseVersion } from "../../chunkd/store/raise.ts";
 import { decodeRecord } from "../../chunkd/store/record.ts";
+import { removeChunk } from "../../chunkd/store/remove.ts";
 import { cleanChunk, syncChunk } from "../../chunkd/store/sync.ts";
+import { sleep } from "../../common/clock.ts";
+import { systemClock } from "../../common/os/clock.ts";
+import type { ChunkHandle } from "../../protocol/id.ts";
 import { flipByte, get, kib, put, sourceOf } from "./store-support.ts";
 import {
+  barrier,
   h,
   openTestStore,
   pattern,
@@ -166,17 +171,32 @@ t.test("those who sync while a sync runs share the next one", async (t) => {
   t.equal(syncs(), 2, "and nobody syncs what is synced");
 });
 
-t.test("a failed sync is told to those who asked, and the next one tries again", async (t) => {
+t.test("what a failed sync was to keep is never called safe, nor read again", async (t) => {
+  const root = temporaryDirectory(t);
   const tampered = new TamperedDisk();
-  const { store, close } = await openTestStore(temporaryDirectory(t), { disk: tampered.disk });
-  t.teardown(close);
-  await put(store, h(1), pattern(300 * kib, 1));
+  const { store, close } = await openTestStore(root, { disk: tampered.disk });
+  const bytes = pattern(300 * kib, 1);
+  await put(store, h(1), bytes);
   const name = { handle: h(1), version: v(1) };
+  const reports: unknown[] = [];
+  store.faults.onBad((bad) => reports.push(bad));
   tampered.fail("sync.data", "EIO");
-  t.equal(await statusFrom(syncChunk(store, name)), "io-error");
+  const both = [syncChunk(store, name), syncChunk(store, name)].map(statusFrom);
+  t.same(await Promise.all(both), ["io-error", "io-error"]);
   t.match(store.space.trouble, /fails to write/);
   tampered.before = () => undefined;
+  t.equal(await statusFrom(syncChunk(store, name)), "io-error", "though the disk would say yes");
+  t.equal(await statusFrom(get(store, h(1))), "io-error");
+  t.equal(await statusFrom(raiseVersion(store, { ...name, newVersion: v(2) })), "io-error");
+  t.match(reports, [{ handle: 1, version: 1, reason: /failed to keep/ }]);
+  await cleanChunk(store, h(1));
+  await store.index.flushed();
+  const stored = decodeRecord(h(1), store.index.get(h(1)) ?? Buffer.alloc(0));
+  t.match(stored, { dirty: true }, "a restart reports it");
+  await copyChunk(store, { handle: h(1), version: v(1) }, sourceOf(bytes));
+  t.ok((await get(store, h(1))).equals(bytes), "mended by a copy");
   t.equal(await statusFrom(syncChunk(store, name)), "ok");
+  await close();
 });
 
 t.test("raising a version is refused from elsewhere and repeated at will", async (t) => {
@@ -255,15 +275,191 @@ t.test("a source that changes while it is copied replaces nothing", async (t) =>
   t.ok((await get(store, h(1))).equals(old));
 });
 
-t.test("files that no record speaks of are removed at start, others are not", async (t) => {
+t.test("a read that a write overtakes is never taken for corruption", async (t) => {
+  const tampered = new TamperedDisk();
+  const { store, close } = await openTestStore(temporaryDirectory(t), { disk: tampered.disk });
+  t.teardown(close);
+  await put(store, h(1), pattern(300 * kib, 1));
+  const [write, read] = [barrier(), barrier()];
+  let [writes, reads] = [0, 0];
+  tampered.before = (site) => {
+    if (site !== "write.bytes") return undefined;
+    writes += 1;
+    return write.passed;
+  };
+  tampered.after = (site) => {
+    if (site !== "read.blocks") return undefined;
+    reads += 1;
+    return reads === 1 ? read.passed : undefined;
+  };
+  const writing = put(store, h(1), pattern(64 * kib, 2)); // Under way when the read begins,
+  await until(() => writes === 1);
+  const reading = get(store, h(1), { length: 64 * kib });
+  await until(() => reads === 1); // which has the old bytes now.
+  write.open();
+  await writing; // It ends before the read does.
+  read.open();
+  t.ok((await reading).equals(pattern(64 * kib, 2)));
+  t.equal(store.faults.corruptBlocks, 0);
+  t.same(store.faults.bad(), []);
+});
+
+for (const [name, length] of [
+  ["small chunk", 100],
+  ["small chunk that grows into a file", 100 * kib],
+] as const) {
+  t.test(`the first write to a clean ${name} is answered when its mark is safe`, async (t) => {
+    const { store, close } = await openTestStore(temporaryDirectory(t));
+    t.teardown(close);
+    const flush = barrier();
+    let flushes = 0;
+    const real = store.index.put.bind(store.index);
+    store.index.put = (...args) => {
+      const written = real(...args);
+      const flushed = (): Promise<void> => {
+        flushes += 1;
+        return flush.passed.then(written.flushed);
+      };
+      return { ...written, flushed };
+    };
+    await put(store, h(1), pattern(1000, 1));
+    await put(store, h(1), pattern(1000, 2));
+    t.equal(flushes, 0, "a new chunk waits for no disk: without its record it is not reported");
+    await cleanChunk(store, h(1));
+    const answered: string[] = [];
+    const first = put(store, h(1), pattern(length, 3)).then(() => answered.push("first"));
+    const second = put(store, h(1), pattern(10, 4), 50).then(() => answered.push("second"));
+    await until(() => flushes === 1);
+    await store.index.flushed();
+    await sleep(systemClock, 20);
+    t.same(answered, [], "power loss now could bring back the clean record");
+    flush.open();
+    await Promise.all([first, second]);
+    await put(store, h(1), pattern(length, 5));
+    t.equal(flushes, 1, "once for each time it was clean");
+  });
+}
+
+t.test("a raise that is repeated cuts, too", async (t) => {
+  const { store, close } = await openTestStore(temporaryDirectory(t));
+  t.teardown(close);
+  for (const [handle, length] of [
+    [h(1), 300 * kib],
+    [h(2), 30 * kib],
+  ] as const) {
+    const bytes = pattern(length, handle);
+    await put(store, handle, bytes);
+    const order = { handle, version: v(1), newVersion: v(2) };
+    await raiseVersion(store, order);
+    await raiseVersion(store, { ...order, length: 20 * kib });
+    await raiseVersion(store, { ...order, length: 25 * kib });
+    const read = await get(store, handle, { version: 2 });
+    t.ok(read.equals(bytes.subarray(0, 20 * kib)), `${length} bytes`);
+  }
+});
+
+t.test("an order that was cancelled before its turn came is not carried out", async (t) => {
+  const { store, close } = await openTestStore(temporaryDirectory(t));
+  t.teardown(close);
+  const bytes = pattern(300 * kib, 1);
+  await put(store, h(1), bytes);
+  const cancelled = new AbortController();
+  const gate = barrier();
+  const held = store.table.with(h(1), (chunk) => chunk.gate.run("shared", () => gate.passed));
+  const name = { handle: h(1), version: v(1) };
+  const newer = { handle: h(1), version: v(3) };
+  const orders = [
+    raiseVersion(store, { ...name, newVersion: v(2), length: 5 }, cancelled.signal),
+    cloneChunk(store, { ...name, target: h(2) }, cancelled.signal),
+    copyChunk(store, newer, sourceOf(pattern(9, 9)), cancelled.signal),
+  ].map(statusFrom);
+  cancelled.abort();
+  gate.open();
+  await held;
+  t.same(await Promise.all(orders), ["interrupted", "interrupted", "interrupted"]);
+  t.ok((await get(store, h(1))).equals(bytes));
+  t.equal(await statusFrom(get(store, h(2))), "no-chunk");
+});
+
+t.test("a copy that is cancelled while it is fetched replaces nothing", async (t) => {
+  const { store, close } = await openTestStore(temporaryDirectory(t));
+  t.teardown(close);
+  const old = pattern(300 * kib, 1);
+  await put(store, h(1), old);
+  const cancelled = new AbortController();
+  const source = sourceOf(pattern(400 * kib, 2));
+  const slow = {
+    ...source,
+    read: async (offset: number, length: number) => {
+      cancelled.abort();
+      return source.read(offset, length);
+    },
+  };
+  const copy = copyChunk(store, { handle: h(1), version: v(2) }, slow, cancelled.signal);
+  t.equal(await statusFrom(copy), "interrupted");
+  t.ok((await get(store, h(1))).equals(old));
+  t.same(readdirSync(store.files.stagingDirectory), []);
+});
+
+t.test("what a clone or a copy holds counts as planned", async (t) => {
+  const { store, close } = await openTestStore(temporaryDirectory(t));
+  t.teardown(close);
+  const planned = (handle: ChunkHandle): Promise<number> =>
+    store.table.with(handle, async (chunk) => chunk.plannedLength);
+  await store.table.with(h(2), async (kept) => {
+    for (const [source, length] of [
+      [h(1), 300 * kib],
+      [h(5), 30 * kib],
+    ] as const) {
+      const [clone, copy] = [h(source + 1), h(source + 2)];
+      await put(store, source, pattern(length, 1));
+      await cloneChunk(store, { handle: source, version: v(1), target: clone });
+      await copyChunk(store, { handle: copy, version: v(1) }, sourceOf(pattern(length, 1)));
+      t.same([await planned(clone), await planned(copy)], [length, length]);
+    }
+    t.ok(kept.record);
+  });
+});
+
+t.test(
+  "files that no record speaks of are kept aside, what is ours to delete is not",
+  async (t) => {
+    const root = temporaryDirectory(t);
+    const tampered = new TamperedDisk();
+    const first = await openTestStore(root, { disk: tampered.disk });
+    const { files, disk } = first.store;
+    await put(first.store, h(1), pattern(300 * kib, 1));
+    await put(first.store, h(2), pattern(30 * kib, 2));
+    await put(first.store, h(3), pattern(300 * kib, 3));
+    const unknown = pattern(10, 4);
+    await disk.writeFile("test", files.path(h(0x1234)), unknown);
+    await disk.writeFile("test", files.path(h(2)), unknown); // A move into a file, broken off.
+    tampered.fail("remove.file", "EIO"); // A deletion, broken off.
+    await removeChunk(first.store, h(3)).catch(() => undefined);
+    await first.close();
+    const { store, close } = await openTestStore(root);
+    t.teardown(close);
+    for (const handle of [2, 3, 0x1234]) t.same(readdirSync(files.directory(h(handle))), []);
+    const [lost, ...others] = readdirSync(files.lostDirectory);
+    t.same(others, []);
+    t.match(lost, /^00000000001234\.[0-9]+$/);
+    t.ok(readFileSync(`${files.lostDirectory}/${lost}`).equals(unknown));
+    t.same(store.index.removals(), []);
+    t.equal((await get(store, h(1))).length, 300 * kib);
+    t.equal((await get(store, h(2))).length, 30 * kib);
+  },
+);
+
+t.test("a dirty chunk whose file is gone is bad, not empty", async (t) => {
   const root = temporaryDirectory(t);
   const first = await openTestStore(root);
   await put(first.store, h(1), pattern(300 * kib, 1));
-  const orphan = first.store.files.path(h(0x1234));
-  await first.store.disk.writeFile("test", orphan, pattern(10, 1));
+  await cleanChunk(first.store, h(1));
+  await put(first.store, h(1), pattern(10, 2));
   await first.close();
+  rmSync(first.store.files.path(h(1)));
   const { store, close } = await openTestStore(root);
   t.teardown(close);
-  t.same(readdirSync(store.files.directory(h(0x1234))), []);
-  t.equal((await get(store, h(1))).length, 300 * kib);
+  t.equal(await statusFrom(get(store, h(1))), "corrupt");
+  t.match(store.faults.bad(), [{ handle: 1, reason: /gone/ }]);
 });

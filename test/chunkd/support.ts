@@ -42,6 +42,15 @@ export function temporaryDirectory(t: Teardown): string {
   return path;
 }
 
+/** A promise, and what resolves it. */
+export function barrier(): { passed: Promise<void>; open: () => void } {
+  let open = (): void => undefined;
+  const passed = new Promise<void>((resolve) => {
+    open = resolve;
+  });
+  return { passed, open };
+}
+
 /** Resolves when `condition` holds; the test's own time-out ends the waiting. */
 export async function until(condition: () => boolean): Promise<void> {
   while (!condition()) await sleep(systemClock, 2);
@@ -82,10 +91,11 @@ export class PushedClock implements Clock {
   }
 }
 
-/** A disk on which a test decides, site by site, what happens before a step. */
+/** A disk on which a test decides, site by site, what happens before and after a step. */
 export class TamperedDisk {
   readonly steps: string[] = [];
   before: (site: string) => Promise<void> | void = () => undefined;
+  after: (site: string) => Promise<void> | void = () => undefined;
   readonly disk: Disk;
 
   constructor(real: Disk = systemDisk) {
@@ -110,6 +120,7 @@ export class TamperedDisk {
             await this.before(args[0]);
           }
           const result: unknown = await Reflect.apply(method, target, args);
+          if (typeof args[0] === "string") await this.after(args[0]);
           return name === "open" ? this.#wrap(result as object) : result;
         };
       },
@@ -120,13 +131,14 @@ export class TamperedDisk {
 /** A store without a server around it. `close` as a crash would: nothing is cleaned. */
 export async function openTestStore(
   root: string,
-  options: { disk?: Disk; clock?: Clock } = {},
+  options: { disk?: Disk; clock?: Clock; registered?: boolean } = {},
 ): Promise<{ store: Store; recovered: Set<ChunkHandle>; close: () => Promise<void> }> {
   const disk = options.disk ?? systemDisk;
   const directory = await DataDirectory.open(disk, root);
   const clock = options.clock ?? systemClock;
   const store = openStore({ root, disk, clock, log: silentLog, reserveBytes: 0 });
-  const recovered = await recover(store);
+  const registered = options.registered ?? false;
+  const recovered = await recover(store, { registered });
   await store.space.refresh();
   const close = async (): Promise<void> => {
     store.files.closeAll();

@@ -141,11 +141,14 @@ export class Cluster {
   /** Starts the driver of a mount (again), and waits until the mount answers. */
   async remount(mount: Mount): Promise<void> {
     mount.program.start();
+    // Another device than above it: a killed driver's mount stays in the table for a while.
+    const where = quote(mount.directory);
+    const answers = `own=$(stat -c %d ${where}/.); above=$(stat -c %d ${where}/..)
+      test $own != $above`;
     await until(`${mount.directory} is mounted`, async () => {
       if (!mount.program.running) throw new Error(await mount.program.lastWords());
       if (!isMounted(mount.directory)) return false;
-      const { code } = await shell(`stat ${quote(mount.directory)}/.`, { timeoutMs: 5_000 });
-      return code === 0;
+      return (await shell(answers, { timeoutMs: 10_000 })).code === 0;
     });
   }
 
@@ -319,7 +322,7 @@ function onExit(): void {
   for (const directory of live) removeUnlessMounted(directory);
 }
 
-/** True when the directory is gone: with a mount left in it, removing it would empty the filesystem. */
+/** True when it is gone: with a mount left in it, removing it would empty the filesystem. */
 function removeUnlessMounted(directory: string): boolean {
   if (listMounts().some(({ mountpoint }) => mountpoint.startsWith(`${directory}/`))) return false;
   rmSync(directory, { recursive: true, force: true });

@@ -5,7 +5,7 @@ import { reclaimTrash } from "../../master/background/reclaim.ts";
 import { sweepHistory } from "../../master/background/sweep.ts";
 import { openFormat } from "../../master/format.ts";
 import { Committer } from "../../master/namespace/committer.ts";
-import { addChunk, putCopy, truncate } from "../../master/namespace/ops/contents.ts";
+import { addChunk, type CutPlan, putCopy, truncate } from "../../master/namespace/ops/contents.ts";
 import { NamespaceReader } from "../../master/namespace/ops/read.ts";
 import { dropSnapshot, takeSnapshot } from "../../master/namespace/ops/snapshot.ts";
 import type { Txn } from "../../master/namespace/txn.ts";
@@ -69,10 +69,10 @@ export class TestNamespace {
       let handle = ref?.handle;
       if (!ref) {
         handle = txn.newHandle();
-        addChunk(txn, { ino, index, handle, planned: [] });
+        addChunk(txn, { ino, index, handle, servers: [] });
       } else if (!txn.isExclusive(ino, ref)) {
         handle = txn.newHandle();
-        putCopy(txn, ino, index, { source: ref.handle, handle });
+        putCopy(txn, ino, index, { source: ref.handle, handle, servers: [] });
       }
       if (handle !== undefined) this.chunks.set(handle, value);
       const size = Math.max(inode.size, (index + 1) * chunkBytes);
@@ -82,17 +82,28 @@ export class TestNamespace {
 
   async truncate(ino: Ino, size: number): Promise<void> {
     await this.run((txn) => {
+      const oldSize = txn.inode(ino).size;
       const index = Math.floor(size / chunkBytes);
       const ref = txn.findChunkRef(ino, index);
       const cuts = ref && size < txn.inode(ino).size && size % chunkBytes !== 0;
-      let copy: { source: ChunkHandle; handle: ChunkHandle } | undefined;
+      let copy: CutPlan | undefined;
       if (cuts && !txn.isExclusive(ino, ref)) {
-        copy = { source: ref.handle, handle: txn.newHandle() };
-        this.chunks.set(copy.handle, this.#cut(ref.handle, size % chunkBytes));
+        const made = { source: ref.handle, handle: txn.newHandle(), servers: [] };
+        copy = { source: ref.handle, made };
+        this.chunks.set(made.handle, this.#cut(ref.handle, size % chunkBytes));
       }
-      const { cut } = truncate(txn, { ino, size, chunkBytes, copy });
-      if (cut !== undefined) this.chunks.set(cut, this.#cut(cut, size % chunkBytes));
+      truncate(txn, { ino, size, chunkBytes, copy });
+      this.#applyCut(txn, ino, Math.floor(Math.min(size, oldSize) / chunkBytes));
     });
+  }
+
+  /** As chunk servers do before anybody uses the chunk again. */
+  #applyCut(txn: Txn, ino: Ino, index: number): void {
+    const ref = txn.findChunkRef(ino, index);
+    const chunk = ref && txn.findChunk(ref.handle);
+    if (!ref || chunk?.cutTo === undefined) return;
+    this.chunks.set(ref.handle, this.#cut(ref.handle, chunk.cutTo));
+    txn.putChunk(ref.handle, { ...chunk, cutTo: undefined });
   }
 
   #cut(handle: ChunkHandle, length: number): string {

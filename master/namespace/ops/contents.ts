@@ -21,14 +21,20 @@ function regular(txn: Txn, ino: Ino): Inode {
 /** Written data has reached its replicas: the file has grown, times move on. */
 export function commitWrite(
   txn: Txn,
-  wanted: { ino: Ino; size: number; mtime: bigint; written: readonly number[] },
+  wanted: {
+    ino: Ino;
+    size: number;
+    mtime: bigint;
+    written: readonly { index: number; handle: ChunkHandle }[];
+  },
 ): Inode {
   const inode = regular(txn, wanted.ino);
-  for (const index of wanted.written) {
+  for (const { index, handle } of wanted.written) {
     const ref = txn.findChunkRef(wanted.ino, index);
-    if (!ref) continue;
-    const chunk = txn.chunk(ref.handle);
-    if (chunk.planned.length > 0) txn.putChunk(ref.handle, { ...chunk, planned: [] });
+    // Another chunk is there by now, after a truncation: this write did not reach that one.
+    if (ref?.handle !== handle) continue;
+    const chunk = txn.chunk(handle);
+    if (!chunk.written) txn.putChunk(ref.handle, { ...chunk, written: true });
   }
   const committed: Inode = {
     ...inode,
@@ -44,70 +50,84 @@ export function commitWrite(
 export interface CutCopy {
   source: ChunkHandle;
   handle: ChunkHandle;
+  /** Those that have made it. */
+  servers: readonly ServerId[];
+}
+
+/** What was prepared for a shared chunk that is to be cut: its copy, or none as it has no data. */
+export interface CutPlan {
+  source: ChunkHandle;
+  made: CutCopy | undefined;
 }
 
 /**
- * truncate(2). Whole chunks beyond the new end go at once. A chunk that the new end cuts is either
- * cut on its servers afterwards (`cut` names it; until that is done the record says so), or, if it
- * is shared, replaced by `copy`, which the caller has had made.
+ * truncate(2). Whole chunks beyond the new end go at once. A chunk that the new end cuts is marked:
+ * it has to be cut on its servers before anybody uses it again. A shared one is replaced by the
+ * copy that the caller has had made. Growing cuts too, at the old end: beyond it there may be bytes
+ * that were written and never committed.
  */
 export function truncate(
   txn: Txn,
-  wanted: { ino: Ino; size: number; chunkBytes: number; copy?: CutCopy | undefined },
-): { inode: Inode; cut: ChunkHandle | undefined } {
+  wanted: { ino: Ino; size: number; chunkBytes: number; copy?: CutPlan | undefined },
+): Inode {
   const { ino, size, chunkBytes } = wanted;
   if (size > fileBytesMax) throw new StatusError("too-large", "the file would be too large");
   const inode = regular(txn, ino);
   const changed = { ...inode, size, mtime: txn.nowNs, ctime: txn.nowNs };
-  let cut: ChunkHandle | undefined;
-  if (size < inode.size) {
-    const keep = Math.ceil(size / chunkBytes);
-    for (const { key } of txn.rows("chunkmap", ino, numberKey(ino, keep))) {
-      txn.setChunkRef(ino, numberFromKey(key, 8), undefined);
-      changed.chunks -= 1;
-    }
-    if (size % chunkBytes !== 0) cut = cutLast(txn, wanted, size % chunkBytes);
+  const end = Math.min(size, inode.size);
+  const keep = Math.ceil(end / chunkBytes);
+  for (const { key } of txn.rows("chunkmap", ino, numberKey(ino, keep))) {
+    txn.setChunkRef(ino, numberFromKey(key, 8), undefined);
+    changed.chunks -= 1;
   }
+  if (end % chunkBytes !== 0 && size !== inode.size) changed.chunks -= cutLast(txn, wanted, end);
   txn.putInode(ino, changed);
-  return { inode: changed, cut };
+  return changed;
 }
 
-/** True when truncating to `size` needs a copy of the chunk that the new end cuts. */
+/** The shared chunk, if there is one, that truncating to `size` has to cut. */
 export function needsCutCopy(
   txn: Pick<Txn, "findInode" | "findChunkRef" | "isExclusive">,
   wanted: { ino: Ino; size: number; chunkBytes: number },
 ): ChunkHandle | undefined {
   const inode = txn.findInode(wanted.ino);
-  if (!inode || wanted.size >= inode.size || wanted.size % wanted.chunkBytes === 0)
+  if (!inode || wanted.size >= inode.size || wanted.size % wanted.chunkBytes === 0) {
     return undefined;
+  }
   const ref = txn.findChunkRef(wanted.ino, Math.floor(wanted.size / wanted.chunkBytes));
   return ref && !txn.isExclusive(wanted.ino, ref) ? ref.handle : undefined;
 }
 
+/** Cuts the chunk in which the file's new end is. Returns how many chunks the file has fewer. */
 function cutLast(
   txn: Txn,
-  wanted: { ino: Ino; size: number; chunkBytes: number; copy?: CutCopy | undefined },
-  length: number,
-): ChunkHandle | undefined {
-  const index = Math.floor(wanted.size / wanted.chunkBytes);
-  const ref = txn.findChunkRef(wanted.ino, index);
-  if (!ref) return undefined;
-  const chunk = txn.chunk(ref.handle);
-  if (!txn.isExclusive(wanted.ino, ref)) {
-    const copy = wanted.copy;
-    if (copy?.source !== ref.handle) throw changedMeanwhile();
-    putCopy(txn, wanted.ino, index, copy);
-    return undefined;
+  wanted: { ino: Ino; size: number; chunkBytes: number; copy?: CutPlan | undefined },
+  end: number,
+): number {
+  const { ino, size, chunkBytes, copy } = wanted;
+  const index = Math.floor(end / chunkBytes);
+  const ref = txn.findChunkRef(ino, index);
+  if (!ref) return 0;
+  if (txn.isExclusive(ino, ref)) {
+    const chunk = txn.chunk(ref.handle);
+    const length = end % chunkBytes;
+    txn.putChunk(ref.handle, { ...chunk, cutTo: Math.min(chunk.cutTo ?? length, length) });
+    return 0;
   }
-  txn.putChunk(ref.handle, { ...chunk, cutTo: Math.min(chunk.cutTo ?? length, length) });
-  return ref.handle;
+  // What a snapshot shows was whole when it was taken; growing leaves it to the next write's copy.
+  if (size > end) return 0;
+  if (copy?.source !== ref.handle) throw changedMeanwhile();
+  if (copy.made) putCopy(txn, ino, index, copy.made);
+  else txn.setChunkRef(ino, index, undefined);
+  return copy.made ? 0 : 1;
 }
 
 /** The chunk at `index` becomes the copy, which has one reference and version 1. */
 export function putCopy(txn: Txn, ino: Ino, index: number, copy: CutCopy): void {
-  const { goal } = txn.chunk(copy.source);
+  const { goal, written } = txn.chunk(copy.source);
+  const { servers } = copy;
   const version = chunkVersion(1);
-  txn.putChunk(copy.handle, { version, refs: 1, goal, planned: [], cutTo: undefined });
+  txn.putChunk(copy.handle, { version, refs: 1, goal, written, servers, cutTo: undefined });
   txn.setChunkRef(ino, index, copy.handle);
 }
 
@@ -119,7 +139,7 @@ export function changedMeanwhile(): StatusError {
 /** A new chunk for a hole: its record, its row, and the servers that are told to hold it. */
 export function addChunk(
   txn: Txn,
-  wanted: { ino: Ino; index: number; handle: ChunkHandle; planned: readonly ServerId[] },
+  wanted: { ino: Ino; index: number; handle: ChunkHandle; servers: readonly ServerId[] },
 ): ChunkVersion {
   const inode = regular(txn, wanted.ino);
   const version = chunkVersion(1);
@@ -127,7 +147,8 @@ export function addChunk(
     version,
     refs: 1,
     goal: inode.replicas,
-    planned: [...wanted.planned],
+    written: false,
+    servers: wanted.servers,
     cutTo: undefined,
   });
   txn.setChunkRef(wanted.ino, wanted.index, wanted.handle);
@@ -148,7 +169,7 @@ export function shareContents(txn: Txn, wanted: { source: Ino; at: Epoch; ino: I
   let chunks = 0;
   for (const row of rowsAt(txn.before, "chunkmap", { prefix, at: wanted.at })) {
     const { handle } = decodeChunkRef(row.value);
-    if (txn.chunk(handle).planned.length > 0) continue;
+    if (!txn.chunk(handle).written) continue;
     txn.addReference(handle);
     txn.setChunkRef(wanted.ino, numberFromKey(row.key, 8), handle);
     chunks += 1;

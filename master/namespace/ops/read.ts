@@ -8,6 +8,9 @@ import { keyAfter, type StoreReader } from "../../store/store.ts";
 import { decodeEntry, decodeInode, decodeXattr, type Inode } from "../../store/tables.ts";
 import { attrOf, checkName, isDirectory, type, typeMask } from "./common.ts";
 
+/** Finding a name by its inode looks at entries one by one: in a huge directory it gives up. */
+const namesLookedAtMax = 10_000;
+
 /**
  * Everything that only reads. `at` is an epoch of a snapshot, or undefined for now; the caller has
  * checked that it is live.
@@ -132,8 +135,11 @@ export class NamespaceReader {
   }
 
   #nameOf(parent: Ino, child: Ino): Buffer {
+    let looked = 0;
     for (const row of rowsAt(this.#store, "entry", { prefix: numberKey(parent), at: undefined })) {
       if (decodeEntry(row.value).ino === child) return Buffer.from(row.key.subarray(8));
+      looked += 1;
+      if (looked === namesLookedAtMax) break;
     }
     return Buffer.from("?");
   }

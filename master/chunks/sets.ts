@@ -1,0 +1,331 @@
+import { must } from "../../common/assert.ts";
+import type { Log } from "../../common/log.ts";
+import { KeyedMutex } from "../../common/mutex.ts";
+import {
+  type ChunkHandle,
+  chunkHandle,
+  type ChunkVersion,
+  chunkVersion,
+  type ServerId,
+} from "../../protocol/id.ts";
+import type { Method } from "../../protocol/method.ts";
+import { checksums, cloneChunk, raiseVersion } from "../../protocol/methods/chunk.ts";
+import type { Replica } from "../../protocol/shapes.ts";
+import { StatusError, statusOf } from "../../protocol/status.ts";
+import type { Fleet } from "../fleet/fleet.ts";
+import type { Committer } from "../namespace/committer.ts";
+import { changedMeanwhile, type CutCopy } from "../namespace/ops/contents.ts";
+import { numberKey } from "../store/bytes.ts";
+import { type Chunk, decodeChunk } from "../store/tables.ts";
+import { Locations } from "./locations.ts";
+import { Unsettled } from "./unsettled.ts";
+
+/** A chunk server answers such an order after a copy on its own disk at the latest. */
+const orderMs = 20_000;
+
+/** Fetches a replica of a chunk to `target`, which resolves when it is on that server's disk. */
+export type CopyTo = (
+  target: ServerId,
+  order: { handle: ChunkHandle; version: ChunkVersion; source: Replica },
+) => Promise<void>;
+
+/**
+ * The sets of servers that hold chunks, and every step that changes one.
+ *
+ * The invariant: a write is acknowledged only if every server of the set has applied it under the
+ * chunk's version. The set is in the chunk's record and changes only together with the version, in
+ * one commit, after the servers that stay have been told the new version. So a server that is in
+ * the set, and has the version, has every acknowledged byte; one that is not in the set is out of
+ * date whatever its version (it may have carried out an order whose answer was lost).
+ *
+ * What takes several steps for one chunk runs under that chunk's lock. Each step can be repeated,
+ * so a crash in between does no harm: at worst servers have a version above the record's, which is
+ * adopted when they report.
+ */
+export class ChunkSets {
+  /** Members of sets that are known to be up to date: they have reported, or were told. */
+  readonly locations = new Locations();
+  readonly unsettled = new Unsettled();
+  readonly #committer: Committer;
+  readonly #fleet: Fleet;
+  readonly #log: Log;
+  readonly #locks = new KeyedMutex<ChunkHandle>();
+  readonly #making = new Set<ChunkHandle>();
+
+  constructor(options: { committer: Committer; fleet: Fleet; log: Log }) {
+    this.#committer = options.committer;
+    this.#fleet = options.fleet;
+    this.#log = options.log;
+  }
+
+  find(handle: ChunkHandle): Chunk | undefined {
+    const record = this.#committer.store.get("chunk", numberKey(handle));
+    return record && decodeChunk(record);
+  }
+
+  /** Members that a reader can be sent to. */
+  present(handle: ChunkHandle): readonly ServerId[] {
+    return this.locations.of(handle);
+  }
+
+  /** True when every server of the set is up and known to have the version. */
+  isWhole(handle: ChunkHandle, chunk: Chunk): boolean {
+    const present = this.present(handle);
+    return (
+      chunk.servers.length > 0 &&
+      chunk.servers.every((id) => present.includes(id) && this.#fleet.isUp(id))
+    );
+  }
+
+  busy(handle: ChunkHandle): boolean {
+    return this.#locks.busy(handle);
+  }
+
+  /** Runs `work` alone among everything that takes several steps for this chunk. */
+  locked<T>(handle: ChunkHandle, work: () => Promise<T>): Promise<T> {
+    return this.#locks.run(handle, work);
+  }
+
+  /** True for a chunk that is on record, or being copied and not on record yet. */
+  isKnown(handle: ChunkHandle): boolean {
+    return this.#making.has(handle) || this.find(handle) !== undefined;
+  }
+
+  silent(handle: ChunkHandle): StatusError {
+    return new StatusError("unavailable", `no server with chunk ${handle} answers`);
+  }
+
+  // Orders
+
+  /**
+   * Sends the same order to several servers at once. `done` carried it out; `lacking` answered that
+   * they do not have the chunk; the others did not answer or refused.
+   */
+  async #order<Request, Reply>(
+    servers: readonly ServerId[],
+    method: Method<Request, Reply>,
+    params: Request,
+  ): Promise<{ done: ServerId[]; lacking: ServerId[] }> {
+    const done: ServerId[] = [];
+    const lacking: ServerId[] = [];
+    await Promise.all(
+      servers.map(async (id) => {
+        const connection = this.#fleet.get(id)?.connection;
+        if (!connection) return;
+        try {
+          await connection.call(method, params, { deadlineMs: orderMs });
+          done.push(id);
+        } catch (error) {
+          const status = statusOf(error);
+          if (status === "no-chunk") lacking.push(id);
+          const why = error instanceof Error ? error.message : String(error);
+          this.#log.warn("chunk.order-failed", { order: method.name, server: id, status, why });
+        }
+      }),
+    );
+    return { done, lacking };
+  }
+
+  /**
+   * Gives the chunk a new version with `servers` as its set, less those that do not carry it out; a
+   * pending cut goes along. For a chunk without committed data, servers that say they do not have
+   * it become the set if nobody has it: the next write creates it there.
+   */
+  async raise(handle: ChunkHandle, servers: readonly ServerId[]): Promise<readonly ServerId[]> {
+    const chunk = this.find(handle);
+    if (!chunk) throw changedMeanwhile();
+    const newVersion = chunkVersion(chunk.version + 1);
+    const cut = chunk.cutTo === undefined ? {} : { length: chunk.cutTo };
+    const order = { handle, version: chunk.version, newVersion, ...cut };
+    const { done, lacking } = await this.#order(servers, raiseVersion, order);
+    const set = done.length > 0 || chunk.written ? done : lacking;
+    if (set.length === 0) throw this.silent(handle);
+    await this.#committer.run((txn) => {
+      const current = txn.findChunk(handle);
+      if (!current || current.version >= newVersion) return;
+      const cutTo = current.cutTo === chunk.cutTo ? undefined : current.cutTo;
+      txn.putChunk(handle, { ...current, version: newVersion, servers: set, cutTo });
+      if (this.unsettled.of(handle).size > 0) this.unsettled.clear(txn, handle);
+      txn.afterCommit(() => this.locations.set(handle, set));
+    });
+    this.#log.event("chunk.raised", { handle, version: newVersion, servers: set });
+    return set;
+  }
+
+  /** Applies a truncation that is on record to the replicas; servers that do not answer go. */
+  async cut(handle: ChunkHandle): Promise<void> {
+    const chunk = this.find(handle);
+    if (chunk?.cutTo !== undefined) await this.raise(handle, chunk.servers);
+  }
+
+  // Changing sets
+
+  /**
+   * Makes a chunk ready to be granted: cut, its replicas equal, without servers that are not there.
+   * Waits, by `unavailable`, for servers that have not had the time to come back after a restart.
+   */
+  async settle(handle: ChunkHandle, copyTo: CopyTo): Promise<void> {
+    await this.settleReplicas(handle, copyTo);
+    await this.cut(handle);
+    const chunk = this.find(handle);
+    if (!chunk || this.isWhole(handle, chunk)) return;
+    const awaited = chunk.servers.filter((id) => this.#fleet.isAwaited(id));
+    if (awaited.length > 0) {
+      throw new StatusError("unavailable", `chunk ${handle}: waiting for server ${awaited[0]}`);
+    }
+    const up = chunk.servers.filter((id) => this.#fleet.isUp(id));
+    const present = this.present(handle);
+    await this.raise(handle, chunk.written ? up.filter((id) => present.includes(id)) : up);
+  }
+
+  /**
+   * Servers did not take part in a write under `version`: they leave the set. Without any, only the
+   * version is raised, after a write that failed everywhere.
+   */
+  async replicasFailed(
+    handle: ChunkHandle,
+    version: ChunkVersion,
+    servers: readonly ServerId[],
+  ): Promise<void> {
+    await this.locked(handle, async () => {
+      const chunk = this.find(handle);
+      if (chunk?.version !== version) return;
+      this.#log.warn("chunk.replicas-failed", { handle, version, servers });
+      const staying = chunk.servers.filter((id) => !servers.includes(id));
+      // If nobody is left, the client could not reach them for a moment: they get another chance.
+      const again = chunk.servers.filter((id) => this.#fleet.isUp(id));
+      await this.raise(handle, staying.length > 0 ? staying : again);
+    });
+  }
+
+  /**
+   * Replicas that were being written when their server stopped are compared with those that went
+   * on, or with each other if all stopped, and copied anew where they differ. Runs under the lock.
+   */
+  async settleReplicas(handle: ChunkHandle, copyTo: CopyTo): Promise<void> {
+    const doubtful = this.unsettled.of(handle);
+    const chunk = this.find(handle);
+    if (doubtful.size === 0) return;
+    if (!chunk) {
+      await this.#committer.run((txn) => this.unsettled.clear(txn, handle));
+      return;
+    }
+    const sure = this.present(handle).filter((id) => this.#fleet.isUp(id) && !doubtful.has(id));
+    const unsure = chunk.servers.filter((id) => doubtful.has(id) && this.#fleet.isUp(id));
+    if (sure.length === 0) this.#checkNobodyMissing(handle, chunk, unsure);
+    // With a new version nobody writes while they are compared.
+    const set = await this.raise(handle, [...sure, ...unsure]);
+    const sums = await this.#sums(handle, set);
+    const source = sure.find((id) => sums.has(id)) ?? longest(sums);
+    if (source === undefined) throw this.silent(handle);
+    const different = set.filter((id) => sums.get(id)?.text !== sums.get(source)?.text);
+    if (different.length === 0) return;
+    this.#log.warn("chunk.replicas-differ", { handle, source, different });
+    const equal = set.filter((id) => !different.includes(id));
+    await this.raise(handle, equal);
+    for (const target of different) await this.#copyInto(handle, target, copyTo);
+  }
+
+  /** When all replicas are in doubt, one that has not come back yet may be the better one. */
+  #checkNobodyMissing(handle: ChunkHandle, chunk: Chunk, unsure: readonly ServerId[]): void {
+    const missing = chunk.servers.filter((id) => !unsure.includes(id));
+    if (unsure.length === 0 || missing.some((id) => this.#fleet.isAwaited(id))) {
+      throw this.silent(handle);
+    }
+  }
+
+  /** Lengths and CRCs of replicas, of those that answer. */
+  async #sums(
+    handle: ChunkHandle,
+    servers: readonly ServerId[],
+  ): Promise<Map<ServerId, { length: number; text: string }>> {
+    const { version } = must(this.find(handle), "chunk");
+    const sums = new Map<ServerId, { length: number; text: string }>();
+    await Promise.all(
+      servers.map(async (id) => {
+        const connection = this.#fleet.get(id)?.connection;
+        try {
+          const sum = await connection?.call(checksums, { handle, version });
+          if (sum) sums.set(id, { length: sum.length, text: `${sum.length}:${sum.crcs.join()}` });
+        } catch (error) {
+          this.#log.warn("chunk.no-checksums", { handle, server: id, error });
+        }
+      }),
+    );
+    return sums;
+  }
+
+  /** Adds a replica on `target`; writers are held off by the lock and a new version meanwhile. */
+  async addReplica(handle: ChunkHandle, target: ServerId, copyTo: CopyTo): Promise<void> {
+    await this.locked(handle, async () => {
+      const chunk = this.find(handle);
+      if (!chunk?.written || chunk.servers.includes(target)) return;
+      const up = this.present(handle).filter((id) => this.#fleet.isUp(id));
+      await this.raise(handle, up);
+      await this.#copyInto(handle, target, copyTo);
+    });
+  }
+
+  /** Copies a chunk whose writers are held off, and takes the new replica into the set. */
+  async #copyInto(handle: ChunkHandle, target: ServerId, copyTo: CopyTo): Promise<void> {
+    const { version, servers } = must(this.find(handle), "chunk");
+    const source = must(this.#fleet.replica(must(servers[0], "holder")), "replica");
+    await copyTo(target, { handle, version, source });
+    await this.#committer.run((txn) => {
+      const chunk = txn.findChunk(handle);
+      if (chunk?.version !== version || chunk.servers.includes(target)) return;
+      txn.putChunk(handle, { ...chunk, servers: [...chunk.servers, target] });
+      txn.afterCommit(() => this.locations.add(handle, target));
+    });
+  }
+
+  // Copies on write
+
+  /**
+   * A copy of a shared chunk on the servers that hold it, under a new handle (GFS §3.4), at most
+   * `length` long; undefined if the source has no data anywhere. Until it is on record nobody
+   * refers to it, and a lost one is garbage. Tell `copyMade` what came of it.
+   */
+  async makeCopy(source: ChunkHandle, length: number | undefined): Promise<CutCopy | undefined> {
+    return this.locked(source, async () => {
+      await this.cut(source);
+      const chunk = this.find(source);
+      if (!chunk) throw changedMeanwhile();
+      const handle = chunkHandle(this.#committer.ids.next("handle"));
+      const cutAt = length === undefined ? {} : { length };
+      const order = { handle: source, version: chunk.version, target: handle, ...cutAt };
+      this.#making.add(handle);
+      const { done, lacking } = await this.#order(chunk.servers, cloneChunk, order);
+      if (done.length > 0) {
+        this.locations.set(handle, done);
+        return { source, handle, servers: done };
+      }
+      this.#making.delete(handle);
+      const nowhere = !chunk.written && lacking.length === chunk.servers.length;
+      if (nowhere) return undefined;
+      throw new StatusError("unavailable", `no server with chunk ${source} could copy it`);
+    });
+  }
+
+  /** A copy from `makeCopy` is on record now, or else not wanted. */
+  copyMade(copy: CutCopy, used: boolean): void {
+    this.#making.delete(copy.handle);
+    if (!used) this.discard(copy.handle, copy.servers);
+  }
+
+  /** Nobody refers to the chunk any more: servers are told with their next heartbeat. */
+  discard(handle: ChunkHandle, servers: readonly ServerId[]): void {
+    for (const id of new Set([...this.present(handle), ...servers])) {
+      this.#fleet.get(id)?.removals.add(handle);
+    }
+    this.locations.set(handle, []);
+  }
+}
+
+function longest(sums: Map<ServerId, { length: number }>): ServerId | undefined {
+  let best: ServerId | undefined;
+  for (const [id, { length }] of sums) {
+    if (best === undefined || length > (sums.get(best)?.length ?? 0)) best = id;
+  }
+  return best;
+}

@@ -1,0 +1,209 @@
+import { Semaphore } from "../../common/mutex.ts";
+import type { ChunkHandle } from "../../protocol/id.ts";
+
+/** Pieces of one file under way: enough to keep a chain of servers busy. */
+const flightsPerFileMax = 6;
+/** What one commit can name. */
+const commitChunksMax = 4096;
+
+interface Extent {
+  /** In the file. */
+  readonly offset: number;
+  readonly end: number;
+  /**
+   * From here on the piece makes the file longer; before, there were bytes or a hole when it was
+   * begun. Until it has arrived, the master is told of no size beyond.
+   */
+  readonly extendsFrom: number;
+}
+
+/** Bytes that are being collected. */
+export interface Piece {
+  readonly offset: number;
+  readonly extendsFrom: number;
+  length: number;
+  buffer: Buffer;
+}
+
+/** A piece on its way. `done` never rejects. */
+export interface Flight extends Extent {
+  done: Promise<void>;
+}
+
+export interface Pending {
+  end: number;
+  mtime: bigint;
+}
+
+export interface Batch {
+  readonly size: number;
+  readonly mtime: bigint;
+  readonly written: ReadonlyMap<number, ChunkHandle>;
+  /** There is more than one commit can name. */
+  readonly more: boolean;
+}
+
+/** Chunks written since the last fsync. */
+export class Unsynced {
+  readonly #writes = new Map<number, number>();
+  #count = 0;
+
+  get size(): number {
+    return this.#writes.size;
+  }
+
+  add(index: number): void {
+    this.#count += 1;
+    this.#writes.set(index, this.#count);
+  }
+
+  /** What an fsync that begins now has to sync; `synced` takes it back when that is done. */
+  take(): ReadonlyMap<number, number> {
+    return new Map(this.#writes);
+  }
+
+  /** Chunks written meanwhile stay; so does what another fsync has not finished. */
+  synced(taken: ReadonlyMap<number, number>): void {
+    for (const [index, write] of taken) {
+      if (this.#writes.get(index) === write) this.#writes.delete(index);
+    }
+  }
+
+  dropFrom(first: number): void {
+    for (const index of this.#writes.keys()) if (index >= first) this.#writes.delete(index);
+  }
+}
+
+/**
+ * What one file has that is not yet safe. Knows no servers: only which bytes are where.
+ *
+ *   collected ──launched──> in flight ──arrived──> at the chunk servers ──committed──> safe
+ *                                     └──failed──> lost: neither it nor what follows it extends
+ *                                                  the file, until the application has been told
+ */
+export class DirtyFile {
+  piece: Piece | undefined;
+  readonly flights = new Set<Flight>();
+  readonly slots = new Semaphore(flightsPerFileMax);
+  /** Chunks written since the last commit, and the handle that took the latest write. */
+  readonly written = new Map<number, ChunkHandle>();
+  readonly unsynced: Unsynced;
+  mtime = 0n;
+  lastWriteMs = 0;
+  /** A background commit is under way or stuck. */
+  settling = false;
+  /** The end of what has arrived and is not committed. */
+  #sentEnd = 0;
+  #failedFrom = Infinity;
+  #committing: Pending | undefined;
+
+  constructor(unsynced: Unsynced) {
+    this.unsynced = unsynced;
+  }
+
+  /** The file is at least this long, counting what is not committed. */
+  get end(): number {
+    let end = Math.max(this.#sentEnd, this.#committing?.end ?? 0);
+    if (this.piece) end = Math.max(end, this.piece.offset + this.piece.length);
+    for (const flight of this.flights) end = Math.max(end, flight.end);
+    return end;
+  }
+
+  get isClean(): boolean {
+    const underWay = this.piece !== undefined || this.flights.size > 0 || this.#committing;
+    return !underWay && this.written.size === 0 && this.#sentEnd === 0;
+  }
+
+  /** Something failed, and no flush or fsync has ended since. */
+  get hasLosses(): boolean {
+    return this.#failedFrom !== Infinity;
+  }
+
+  /**
+   * What the master does not know yet; that includes what it is being told, until the answer has
+   * come: seen from here, the file must not shrink in between.
+   */
+  get pending(): Pending | undefined {
+    return this.isClean ? undefined : { end: this.end, mtime: this.mtime };
+  }
+
+  begin(offset: number, buffer: Buffer): Piece {
+    this.piece = { offset, extendsFrom: Math.max(offset, this.end), length: 0, buffer };
+    return this.piece;
+  }
+
+  overlaps(offset: number, end: number): boolean {
+    const { piece } = this;
+    if (piece && piece.offset < end && offset < piece.offset + piece.length) return true;
+    return this.flightsOver(offset, end).length > 0;
+  }
+
+  flightsOver(offset: number, end: number): Flight[] {
+    return [...this.flights].filter((flight) => flight.offset < end && offset < flight.end);
+  }
+
+  arrived(flight: Flight, index: number, handle: ChunkHandle): void {
+    this.#sentEnd = Math.max(this.#sentEnd, flight.end);
+    // Handles count upwards: the larger is the one that came later, whoever answered first.
+    const known = this.written.get(index);
+    if (known === undefined || known < handle) this.written.set(index, handle);
+    this.unsynced.add(index);
+  }
+
+  failed(flight: Flight): void {
+    if (flight.end > flight.extendsFrom) {
+      this.#failedFrom = Math.min(this.#failedFrom, flight.extendsFrom);
+    }
+  }
+
+  /** The largest size at which no byte is missing that write(2) took. */
+  #claim(): number {
+    let claim = Math.min(this.#sentEnd, this.#failedFrom);
+    if (this.piece) claim = Math.min(claim, this.piece.extendsFrom);
+    for (const flight of this.flights) claim = Math.min(claim, flight.extendsFrom);
+    return claim;
+  }
+
+  /** What to tell the master now, if there is anything. */
+  beginCommit(): Batch | undefined {
+    if (this.written.size === 0 && this.#sentEnd === 0) return undefined;
+    const written = new Map([...this.written].slice(0, commitChunksMax));
+    const more = written.size < this.written.size;
+    this.#committing = { end: this.end, mtime: this.mtime };
+    for (const index of written.keys()) this.written.delete(index);
+    // The size comes with the last of them: a chunk that is not named reads as zeros.
+    return { size: more ? 0 : this.#claim(), mtime: this.mtime, written, more };
+  }
+
+  committed(batch: Batch): void {
+    this.#committing = undefined;
+    // A claim that a lost piece has cut is all that there will be.
+    if (this.#sentEnd <= batch.size || this.#failedFrom <= batch.size) this.#sentEnd = 0;
+  }
+
+  /** `lost`: the master will never take it. */
+  commitFailed(batch: Batch, lost: boolean): void {
+    this.#committing = undefined;
+    if (lost) {
+      this.#sentEnd = 0;
+      return;
+    }
+    for (const [index, handle] of batch.written) {
+      if (!this.written.has(index)) this.written.set(index, handle);
+    }
+  }
+
+  /** The application has been told of what was lost, and goes on from there. */
+  acceptLosses(): void {
+    this.#failedFrom = Infinity;
+  }
+
+  /** The file was cut to `size`: what lay beyond needs neither commit nor fsync. */
+  truncated(size: number, chunkBytes: number): void {
+    const keep = Math.ceil(size / chunkBytes);
+    for (const index of this.written.keys()) if (index >= keep) this.written.delete(index);
+    this.unsynced.dropFrom(keep);
+    this.#sentEnd = this.written.size === 0 ? 0 : Math.min(this.#sentEnd, size);
+    if (this.#failedFrom >= size) this.#failedFrom = Infinity;
+  }
+}

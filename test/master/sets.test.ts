@@ -1,0 +1,226 @@
+import t, { type Test } from "tap";
+import { must } from "../../common/assert.ts";
+import type { ChunkHandle } from "../../protocol/id.ts";
+import { rootIno } from "../../protocol/id.ts";
+import { createSnapshot } from "../../protocol/methods/admin.ts";
+import * as chunk from "../../protocol/methods/chunk.ts";
+import * as namespace from "../../protocol/methods/namespace.ts";
+import type { Attr, Grant } from "../../protocol/shapes.ts";
+import {
+  MasterCluster,
+  type TestMount,
+  type TestServer,
+  testServers,
+} from "../support/master-cluster.ts";
+import { outcome } from "../support/outcome.ts";
+
+/** Who may be granted what, when servers come, go, and lie in the past. */
+
+interface Scene {
+  cluster: MasterCluster;
+  servers: TestServer[];
+  mount: TestMount;
+}
+
+async function scene(test: Test, count = 3): Promise<Scene> {
+  const cluster = new MasterCluster();
+  await cluster.start();
+  const servers = testServers(count);
+  for (const server of servers) await server.join(cluster);
+  test.teardown(() => cluster.stop());
+  return { cluster, servers, mount: await cluster.mount() };
+}
+
+/** A file whose one chunk has been written everywhere and committed. */
+async function writtenFile({ mount, servers }: Scene, contents: string) {
+  const { attr } = await mount.create("f");
+  const grant = await mount.grant(attr);
+  for (const server of serversOf(servers, grant)) server.write(grant, contents);
+  await mount.commit(attr, grant, contents.length);
+  return { attr, grant };
+}
+
+const serversOf = (servers: TestServer[], grant: Grant): TestServer[] =>
+  servers.filter(({ id }) => grant.replicas.some(({ server }) => server === id));
+
+async function located(mount: TestMount, attr: Attr): Promise<number[]> {
+  const request = { ino: attr.ino, first: 0, count: 1 };
+  const { locations } = await mount.read(chunk.locate, request);
+  return serverIds(locations[0]?.replicas ?? []);
+}
+
+function serverIds(replicas: readonly { server: number }[]): number[] {
+  return replicas.map(({ server }) => server).toSorted((a, b) => a - b);
+}
+
+/** What a mount says of a server that did not take part in a write. */
+function failedBy({ handle, version }: Grant, server: TestServer) {
+  return { handle, version, servers: [must(server.id, "id")] };
+}
+
+const contentsOf = (server: TestServer, handle: ChunkHandle): string | undefined =>
+  server.chunks.get(handle)?.contents;
+
+t.test("after a restart of the master, part of a set is not taken for the whole", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers } = all;
+  const { attr, grant } = await writtenFile(all, "old");
+  await cluster.restart();
+  const [a, b, c] = servers as [TestServer, TestServer, TestServer];
+  await a.join(cluster);
+  const mount = await cluster.mount();
+  t.equal(await outcome(mount.grant(attr)), "unavailable", "the others may yet come");
+  await b.join(cluster);
+  await c.join(cluster);
+  const again = await mount.grant(attr);
+  t.equal(again.version, grant.version, "all are back: nothing has changed");
+  t.equal(again.replicas.length, 3);
+});
+
+t.test("who does not come back leaves the set, and its replica is out of date", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers } = all;
+  const { attr, grant } = await writtenFile(all, "old");
+  await cluster.restart();
+  const [a, b, c] = servers as [TestServer, TestServer, TestServer];
+  await a.join(cluster);
+  await b.join(cluster);
+  const mount = await cluster.mount();
+  cluster.nowMs += 20_000;
+  for (const server of [a, b]) await server.join(cluster);
+  const without = await mount.grant(attr);
+  t.ok(without.version > grant.version, "the version was raised");
+  t.same(serverIds(without.replicas), [a.id, b.id]);
+  a.write(without, "new");
+  b.write(without, "new");
+  await c.join(cluster);
+  t.same(c.removed, [grant.handle], "the late one is told to delete its replica");
+  t.same(await located(mount, attr), [a.id, b.id], "and nobody is sent to it");
+});
+
+t.test("a server whose answer was lost is out of date, though it has the version", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "old");
+  const [a, b, c] = servers as [TestServer, TestServer, TestServer];
+  b.losesAnswers = true;
+  const failed = failedBy(grant, c);
+  const reply = await mount.mutate(chunk.grant, { ino: attr.ino, index: 0, failed });
+  t.same(
+    reply.grant.replicas.map(({ server }) => server),
+    [a.id],
+    "only who has answered",
+  );
+  t.equal(b.chunks.get(grant.handle)?.version, reply.grant.version, "it did carry it out");
+  a.write(reply.grant, "new");
+  b.losesAnswers = false;
+  await b.join(cluster);
+  t.same(b.removed, [grant.handle]);
+  t.notOk((await located(mount, attr)).includes(Number(b.id)));
+});
+
+t.test("a replica that lost what was written is copied from one that did not", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "acknowledged");
+  const [a, b, c] = servers as [TestServer, TestServer, TestServer];
+  a.leave();
+  a.chunks.set(grant.handle, { version: grant.version, length: 3, contents: "ack", dirty: true });
+  await a.join(cluster);
+  t.notOk((await located(mount, attr)).includes(Number(a.id)), "not read until compared");
+  await mount.grant(attr);
+  for (const server of [a, b, c]) t.equal(contentsOf(server, grant.handle), "acknowledged");
+  t.equal((await located(mount, attr)).length, 3, "then it counts again");
+});
+
+t.test("when all replicas were being written, the longest is the one that is kept", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers } = all;
+  const { attr, grant } = await writtenFile(all, "acknowledged");
+  await cluster.restart();
+  const lengths = [3, 12, 5];
+  for (const [i, server] of servers.entries()) {
+    const contents = "acknowledged".slice(0, lengths[i]);
+    const { version } = grant;
+    server.chunks.set(grant.handle, { version, length: contents.length, contents, dirty: true });
+    await server.join(cluster);
+  }
+  const mount = await cluster.mount();
+  t.equal((await located(mount, attr)).length, 3, "readable once they are equal");
+  for (const server of servers) t.equal(contentsOf(server, grant.handle), "acknowledged");
+});
+
+t.test("a client that could reach nobody for a moment gets another grant", async (t) => {
+  const all = await scene(t, 1);
+  const { servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "x");
+  const failed = failedBy(grant, must(servers[0], "server"));
+  const reply = await mount.mutate(chunk.grant, { ino: attr.ino, index: 0, failed });
+  t.ok(reply.grant.version > grant.version);
+  t.equal(reply.grant.replicas.length, 1);
+});
+
+t.test("two mounts are granted a chunk with the same primary", async (t) => {
+  const all = await scene(t);
+  const { attr, grant } = await writtenFile(all, "x");
+  const other = await all.cluster.mount();
+  t.same((await other.grant(attr)).replicas, grant.replicas, "and the same chain");
+});
+
+t.test("a snapshot while a new chunk is being written keeps what was acknowledged", async (t) => {
+  const all = await scene(t);
+  const { servers, mount } = all;
+  const { attr } = await mount.create("f");
+  const first = await mount.grant(attr);
+  for (const server of servers) server.write(first, "piece 1");
+  await mount.mutate(createSnapshot, { dir: rootIno, name: Buffer.from("s") });
+  const second = await mount.grant(attr);
+  t.not(second.handle, first.handle, "a copy of its own");
+  for (const server of servers) t.equal(contentsOf(server, second.handle), "piece 1");
+});
+
+t.test("truncating a chunk without data, which a snapshot shows, needs no server", async (t) => {
+  const { mount } = await scene(t);
+  const { attr } = await mount.create("f");
+  const resize = (size: number) => mount.mutate(namespace.setattr, { ino: attr.ino, size });
+  await resize(1000);
+  await mount.mutate(createSnapshot, { dir: rootIno, name: Buffer.from("s") });
+  t.equal((await resize(500)).attr.size, 500);
+  t.equal((await mount.grant(attr)).fresh, true, "it is a hole, which gets a new chunk");
+});
+
+t.test(
+  "truncation reaches the servers before it is answered, and growing shows zeros",
+  async (t) => {
+    const all = await scene(t);
+    const { servers, mount } = all;
+    const { attr, grant } = await writtenFile(all, "0123456789");
+    await mount.mutate(namespace.setattr, { ino: attr.ino, size: 4 });
+    for (const server of servers) t.equal(contentsOf(server, grant.handle), "0123");
+    t.ok((await mount.grant(attr)).version > grant.version, "older grants are turned away");
+  },
+);
+
+t.test("bytes that were written and never committed do not show when the file grows", async (t) => {
+  const all = await scene(t);
+  const { servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "0123");
+  for (const server of servers) server.write(grant, "0123 of a mount that died");
+  await mount.mutate(namespace.setattr, { ino: attr.ino, size: 20 });
+  await located(mount, attr);
+  for (const server of servers) t.equal(contentsOf(server, grant.handle), "0123");
+});
+
+t.test("a server that registers while a snapshot is taken is told the new epoch", async (t) => {
+  const { cluster, servers, mount } = await scene(t);
+  const late = servers[2] as TestServer;
+  const before = Number(late.epoch);
+  late.losesAnswers = true;
+  const taken = mount.mutate(createSnapshot, { dir: rootIno, name: Buffer.from("s") });
+  while (late.connection?.closed !== true) await new Promise(setImmediate);
+  late.losesAnswers = false;
+  await late.join(cluster);
+  t.ok(Number(late.epoch) > before, "before the snapshot is even recorded");
+  const { snapshot } = await taken;
+  t.equal(snapshot.epoch, before);
+});

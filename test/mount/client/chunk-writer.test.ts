@@ -1,0 +1,180 @@
+import t from "tap";
+import { chunkHandle, chunkVersion, epoch, serverId } from "../../../protocol/id.ts";
+import type { RequestOf } from "../../../protocol/method.ts";
+import {
+  type grant as grantMethod,
+  syncChunks,
+  type writeChunk,
+} from "../../../protocol/methods/chunk.ts";
+import type { Pool } from "../../../protocol/dial.ts";
+import type { Grant, Location } from "../../../protocol/shapes.ts";
+import { StatusError, type Status } from "../../../protocol/status.ts";
+import { ChunkWriter } from "../../../mount/client/chunk-writer.ts";
+import type { MasterClient } from "../../../mount/client/master-client.ts";
+import { clock, file, log, mib, outcome } from "./support.ts";
+
+type Asked = RequestOf<typeof grantMethod>;
+
+/** A master with one chunk, and servers 1 … n at addresses "1", "2", …. */
+class Servers {
+  readonly asked: Asked[] = [];
+  readonly writes: RequestOf<typeof writeChunk>[] = [];
+  readonly syncs: string[] = [];
+  /** Whether the master says that the chunk is there to read. */
+  located = true;
+  fresh = false;
+  version = 1;
+  set: number[];
+  onGrant: () => void = () => undefined;
+  onCall: (address: string, nth: number) => void = () => undefined;
+  readonly writer: ChunkWriter;
+  #calls = 0;
+
+  constructor(servers = 2) {
+    this.set = Array.from({ length: servers }, (_, i) => i + 1);
+    const read = (): Promise<{ locations: Location[] }> =>
+      Promise.resolve({ locations: this.located ? [this.#chunk()] : [] });
+    const mutate = (_method: unknown, request: Asked): Promise<{ grant: Grant }> =>
+      Promise.resolve({ grant: this.#grant(request) });
+    this.writer = new ChunkWriter({
+      master: {
+        chunkBytes: 4 * mib,
+        read: read as MasterClient["read"],
+        mutate: mutate as MasterClient["mutate"],
+      },
+      pool: { call: this.#call.bind(this) as Pool["call"] },
+      ...{ clock, log, random: () => 0, timeoutMs: undefined },
+      stop: new AbortController().signal,
+    });
+  }
+
+  #chunk(): Location {
+    const replicas = this.set.map((id) => ({ server: serverId(id), address: `${id}`, rack: "" }));
+    const { version } = this;
+    return { index: 0, handle: chunkHandle(7), version: chunkVersion(version), replicas };
+  }
+
+  #grant(request: Asked): Grant {
+    this.asked.push(request);
+    const { failed } = request;
+    if (failed?.version === this.version) {
+      this.version += 1;
+      this.set = this.set.filter((id) => !failed.servers.includes(serverId(id)));
+    }
+    const grant = { ...this.#chunk(), epoch: epoch(1), fresh: this.fresh };
+    this.onGrant();
+    return grant;
+  }
+
+  async #call(address: string, method: unknown, request: unknown): Promise<unknown> {
+    this.#calls += 1;
+    if (method === syncChunks) this.syncs.push(address);
+    else this.writes.push(request as RequestOf<typeof writeChunk>);
+    await Promise.resolve();
+    this.onCall(address, this.#calls);
+    return { reply: {}, payload: Buffer.alloc(0) };
+  }
+
+  write(): Promise<{ handle: number }> {
+    return this.writer.write(file, 0, Buffer.alloc(10));
+  }
+}
+
+const fail = (status: Status, servers: number[] = []): never => {
+  throw new StatusError(status, "as the test says", { servers });
+};
+
+await t.test("after an invalidation a chunk is asked for again, but never created", async (tt) => {
+  const servers = new Servers();
+  servers.fresh = true;
+  tt.same(await servers.write(), { handle: 7 });
+  servers.writer.forget(file);
+  await servers.write();
+  tt.equal(servers.asked.length, 2);
+  tt.same(
+    servers.writes.map(({ create }) => create),
+    [true, false],
+  );
+});
+
+await t.test("a grant that was taken back while on its way is not used", async (tt) => {
+  const servers = new Servers();
+  servers.onGrant = () => {
+    servers.onGrant = () => undefined;
+    servers.writer.forget(file);
+    servers.version = 4;
+  };
+  await servers.write();
+  tt.equal(servers.asked.length, 2);
+  tt.same(
+    servers.writes.map(({ version }) => version),
+    [4],
+  );
+});
+
+await t.test("ENOSPC is believed under a second version, and leaves a third", async (tt) => {
+  const servers = new Servers();
+  servers.onCall = () => fail("no-space");
+  tt.equal(await outcome(servers.write()), "no-space");
+  tt.same(
+    servers.writes.map(({ version }) => version),
+    [1, 2],
+  );
+  servers.onCall = () => undefined;
+  await servers.write();
+  tt.equal(servers.writes.at(-1)?.version, 3, "the remembered failure does not apply");
+  tt.same(servers.set, [1, 2], "a full disk costs no replica");
+});
+
+await t.test("a broken disk of the primary, or of another, costs that replica only", async (tt) => {
+  const servers = new Servers(3);
+  servers.onCall = (_address, nth) => {
+    if (nth === 1) fail("io-error");
+    if (nth === 2) fail("replica-failed", [3]);
+  };
+  await servers.write();
+  tt.same(servers.set, [2]);
+  servers.onCall = () => fail("io-error");
+  tt.equal(await outcome(servers.write()), "io-error", "unless it is the last");
+});
+
+await t.test("the only replica is waited for, not thrown out", async (tt) => {
+  const servers = new Servers(1);
+  servers.onCall = (_address, nth) => {
+    if (nth <= 3) fail("unavailable");
+  };
+  await servers.write();
+  tt.same(servers.set, [1]);
+});
+
+await t.test("fsync of a hole is done, and asks for no chunk", async (tt) => {
+  const servers = new Servers();
+  servers.located = false;
+  await servers.writer.sync(file, [0]);
+  tt.same([servers.asked, servers.syncs], [[], []]);
+});
+
+await t.test("fsync of a chunk that was cut off meanwhile is done", async (tt) => {
+  const servers = new Servers();
+  await servers.write();
+  servers.onCall = () => {
+    servers.located = false;
+    fail("no-chunk");
+  };
+  await servers.writer.sync(file, [0]);
+  tt.equal(servers.asked.length, 1, "only for the write");
+});
+
+await t.test("any failure of one replica in fsync counts against that one", async (tt) => {
+  const servers = new Servers(3);
+  servers.onCall = (address) => {
+    if (address === "2") fail("corrupt");
+  };
+  await servers.writer.sync(file, [0]);
+  tt.same(
+    servers.asked.map(({ failed }) => failed),
+    [{ handle: 7, version: 1, servers: [2] }],
+  );
+  servers.onCall = () => fail("io-error");
+  tt.equal(await outcome(servers.writer.sync(file, [0])), "io-error", "of all: an error");
+});
