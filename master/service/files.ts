@@ -7,7 +7,7 @@ import { StatusError, statusOf } from "../../protocol/status.ts";
 import type { Chunks } from "../chunks/chunks.ts";
 import type { Committer } from "../namespace/committer.ts";
 import { setAttributes } from "../namespace/ops/attributes.ts";
-import { attrOf } from "../namespace/ops/common.ts";
+import { attrOf, isRegular } from "../namespace/ops/common.ts";
 import { needsCutCopy, truncate } from "../namespace/ops/contents.ts";
 import { createFile } from "../namespace/ops/create.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
@@ -77,9 +77,19 @@ export class FileService {
     const attr = params.truncate
       ? await this.setSize({ ino, size: 0 }, mutate)
       : this.#reader.getattr(ino, at);
-    if (attr.size === 0) return { attr };
+    if (attr.size === 0) {
+      if (!params.write || params.truncate || at !== undefined) return { attr };
+      return mutate((txn) => this.#openEmpty(txn, ino));
+    }
     const [location] = await this.#chunks.locate(ino, at, { first: 0, count: 1 });
     return location ? { attr, location } : { attr };
+  }
+
+  #openEmpty(txn: Txn, ino: Ino): ReplyOf<typeof open> {
+    const isHole = txn.findChunkRef(ino, 0) === undefined && isRegular(txn.inode(ino));
+    const granted = isHole ? this.#chunks.planFirst(txn, ino) : undefined;
+    const attr = this.attr(txn, ino);
+    return granted ? { attr, grant: granted } : { attr };
   }
 
   async setattr(

@@ -95,7 +95,8 @@ export class DirtyFile {
   /** The end of what has arrived and is not committed. */
   #sentEnd = 0;
   #failedFrom = Infinity;
-  #committing: Pending | undefined;
+  /** The master is being told: until the answer has come, `#sentEnd` stays. */
+  #committing = false;
 
   constructor(unsynced: Unsynced) {
     this.unsynced = unsynced;
@@ -103,7 +104,7 @@ export class DirtyFile {
 
   /** The file is at least this long, counting what is not committed. */
   get end(): number {
-    let end = Math.max(this.#sentEnd, this.#committing?.end ?? 0);
+    let end = this.#sentEnd;
     if (this.piece) end = Math.max(end, this.piece.offset + this.piece.length);
     for (const flight of this.flights) end = Math.max(end, flight.end);
     return end;
@@ -169,21 +170,21 @@ export class DirtyFile {
     if (this.written.size === 0 && this.#sentEnd === 0) return undefined;
     const written = new Map([...this.written].slice(0, commitChunksMax));
     const more = written.size < this.written.size;
-    this.#committing = { end: this.end, mtime: this.mtime };
+    this.#committing = true;
     for (const index of written.keys()) this.written.delete(index);
     // The size comes with the last of them: a chunk that is not named reads as zeros.
     return { size: more ? 0 : this.#claim(), mtime: this.mtime, written, more };
   }
 
   committed(batch: Batch): void {
-    this.#committing = undefined;
+    this.#committing = false;
     // A claim that a lost piece has cut is all that there will be.
     if (this.#sentEnd <= batch.size || this.#failedFrom <= batch.size) this.#sentEnd = 0;
   }
 
   /** `lost`: the master will never take it. */
   commitFailed(batch: Batch, lost: boolean): void {
-    this.#committing = undefined;
+    this.#committing = false;
     if (lost) {
       this.#sentEnd = 0;
       return;

@@ -62,12 +62,13 @@ async function openFile(
   const { files, writeBack } = context;
   const { ino } = ref;
   if (ref.kind !== "live") {
-    await askToOpen(context, ref, false, caller);
+    await askToOpen(context, ref, { truncate: false, write: false }, caller);
     return files.add(newlyOpened(context, budget, ref, flags));
   }
   files.hold(ino);
   try {
-    const ask = (): Promise<void> => askToOpen(context, ref, truncate, caller);
+    const how = { truncate, write: writes };
+    const ask = (): Promise<void> => askToOpen(context, ref, how, caller);
     await (truncate ? writeBack.exclusively(ino, ask, caller.signal) : ask());
   } catch (error) {
     files.letGo(ino);
@@ -79,24 +80,25 @@ async function openFile(
 async function askToOpen(
   context: Context,
   ref: NodeRef,
-  truncate: boolean,
+  how: { truncate: boolean; write: boolean },
   caller: Caller,
 ): Promise<void> {
-  const { master, cache, reader } = context;
+  const { master, cache, reader, writer } = context;
   const { ino } = ref;
   const at = ref.kind === "frozen" ? ref.at : undefined;
   // Close-to-open: where the chunks are, and what was read ahead, is asked anew (P4).
   if (at === undefined) reader.forget(ino);
   const learn = reader.learner({ ino, at });
   const ticket = cache.ticket();
-  const reply = await master.mutate(open, { ino, ...atOf(ref), truncate }, caller.signal);
-  if (truncate) {
+  const reply = await master.mutate(open, { ino, ...atOf(ref), ...how }, caller.signal);
+  if (how.truncate) {
     sizeChanged(context, ino, 0);
     cache.changedAttr(reply.attr, ticket);
     return;
   }
   if (reply.location) learn(reply.location);
-  if (at === undefined) cache.putAttr(reply.attr, ticket);
+  const current = at === undefined && cache.putAttr(reply.attr, ticket);
+  if (reply.grant && current) writer.learn(ino, reply.grant);
 }
 
 function newlyOpened(
@@ -127,7 +129,8 @@ async function createFile(
   try {
     const truncate = !created && (flags & flag.truncate) !== 0;
     if (truncate) {
-      const ask = (): Promise<void> => askToOpen(context, ref, true, caller);
+      const how = { truncate, write: true };
+      const ask = (): Promise<void> => askToOpen(context, ref, how, caller);
       await context.writeBack.exclusively(attr.ino, ask, caller.signal);
     }
     const latest = current && !truncate ? attr : await attrOf(context, ref, caller);

@@ -203,13 +203,14 @@ export const removexattr = mutation({
 
 /**
  * Opens a file for this session: unlinked, it lives until released. Fresh attributes and the first
- * chunk's location come along (close-to-open, P4). `truncate`: O_TRUNC, in the same step.
+ * chunk's location come along (close-to-open, P4). `truncate`: O_TRUNC, in the same step. An empty
+ * file that is opened to `write` has its first chunk granted at once.
  */
 export const open = mutation({
   code: 40,
   name: "file.open",
-  request: { ino: InoShape, at, truncate: Type.Boolean() },
-  reply: { attr: AttrShape, location: Opt(LocationShape) },
+  request: { ino: InoShape, at, truncate: Type.Boolean(), write: Type.Boolean() },
+  reply: { attr: AttrShape, location: Opt(LocationShape), grant: Opt(GrantShape) },
 });
 
 /** Inodes closed for good by this session, in batches; nobody waits for it. */
