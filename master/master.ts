@@ -127,7 +127,10 @@ export class Master {
       this.#sweepWanted = false;
       await sweepHistory(this.committer, signal);
     });
-    this.#tasks.every("repair", repairMs, () => this.repair.run(signal));
+    this.#tasks.every("repair", repairMs, async () => {
+      await this.fleetService.dropBadReplicas();
+      await this.repair.run(signal);
+    });
     this.#tasks.every("repair-all", repairAllMs, () => {
       this.repair.needed = true;
       return Promise.resolve();

@@ -154,6 +154,9 @@ export class Connection {
   ): Promise<{ reply: Reply; payload: Buffer }> {
     if (this.#closedFor !== undefined) return Promise.reject(this.#disconnected());
     if (options.signal?.aborted) return Promise.reject(interrupted(method));
+    // What the peer would close the connection for is not sent: trying again could not mend it.
+    const wrong = method.checkRequest(params);
+    if (wrong) return Promise.reject(new StatusError("invalid", `${method.name}: ${wrong}`));
     if (this.#transport.queuedBytes() > queuedBytesMax) {
       const message = `${this.peerName} is not reading: ${method.name} was not sent`;
       return Promise.reject(new StatusError("overloaded", message));

@@ -128,7 +128,7 @@ export class Chunks {
   #grantOf(txn: Txn, index: number, handle: ChunkHandle): Grant {
     const { version, written, servers } = txn.chunk(handle);
     const sorted = servers.toSorted((a, b) => a - b);
-    const start = handle % sorted.length;
+    const start = (handle + version) % sorted.length;
     const ordered = [...sorted.slice(start), ...sorted.slice(0, start)];
     const replicas = ordered.map((id) => must(this.#fleet.replica(id), "server of a set"));
     return { index, handle, version, epoch: txn.epoch, fresh: !written, replicas };

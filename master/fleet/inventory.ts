@@ -12,6 +12,9 @@ import type { ChunkServer, Fleet, Usage } from "./fleet.ts";
 
 type Report = RequestOf<typeof inventory>["chunks"][number];
 
+/** Bad replicas remembered: a disk that has more is better replaced as a whole. */
+const badMax = 100_000;
+
 /** What a chunk server held before it registered again and has not mentioned yet. */
 interface Reporting {
   server: ChunkServer;
@@ -26,6 +29,8 @@ export class FleetService {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #reporting = new Map<Connection, Reporting>();
+  /** Replicas known to be bad that are still in their sets. */
+  readonly #bad = new Map<ChunkHandle, Set<ServerId>>();
   /** Called when repair has something to look at. */
   onChange: () => void = () => undefined;
 
@@ -175,20 +180,35 @@ export class FleetService {
     return { remove, epoch: this.#committer.fencedEpoch };
   }
 
-  /** A replica turned out to be bad: it leaves the set, if there is a better one. */
+  /** A replica turned out to be bad: it leaves the set as soon as there is a better one. */
   async replicaBad(
     server: ServerId,
     params: RequestOf<typeof replicaBad>,
   ): Promise<ReplyOf<typeof replicaBad>> {
     this.#log.error("replica.bad", { server, ...params });
-    const others = this.#chunks.sets.locations
-      .of(params.handle)
-      .filter((id) => id !== server && this.#fleet.isUp(id));
-    if (others.length > 0) {
-      await this.#chunks.sets.replicasFailed(params.handle, params.version, [server]);
-    }
-    this.onChange();
+    const { handle } = params;
+    const known = this.#bad.get(handle) ?? new Set();
+    if (this.#bad.size < badMax) this.#bad.set(handle, known.add(server));
+    await this.#dropBad(handle);
     return {};
+  }
+
+  /** Bad replicas that were the only ones at hand when they were found are looked at again. */
+  async dropBadReplicas(): Promise<void> {
+    for (const handle of [...this.#bad.keys()]) await this.#dropBad(handle);
+  }
+
+  async #dropBad(handle: ChunkHandle): Promise<void> {
+    const bad = this.#bad.get(handle) ?? new Set();
+    const { sets } = this.#chunks;
+    const chunk = sets.find(handle);
+    const members = [...bad].filter((id) => chunk?.servers.includes(id));
+    if (!chunk || members.length === 0) return void this.#bad.delete(handle);
+    const better = sets.present(handle).filter((id) => !bad.has(id) && this.#fleet.isUp(id));
+    if (better.length === 0) return;
+    await sets.replicasFailed(handle, chunk.version, members);
+    this.#bad.delete(handle);
+    this.onChange();
   }
 
   serverIdOf(connection: Connection): ServerId {

@@ -9,7 +9,7 @@ import {
   statfs,
 } from "../../protocol/methods/namespace.ts";
 import type { Ino } from "../../protocol/id.ts";
-import { nameBytesMax } from "../../protocol/limits.ts";
+import { fileBytesMax, nameBytesMax } from "../../protocol/limits.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
 import type { AttrChanges, Caller, Entry, FileSystem, Statfs } from "../fuse/filesystem.ts";
@@ -23,7 +23,7 @@ import {
   shownAttr,
   sizeChanged,
 } from "./context.ts";
-import type { NodeRef } from "./nodes.ts";
+import { checkNameLength, type NodeRef } from "./nodes.ts";
 import { findSnapshot, isSnapshotsName } from "./snapshots.ts";
 
 type Group = Pick<
@@ -105,6 +105,7 @@ async function lookUp(
   name: Buffer,
   caller: Caller,
 ): Promise<Entry> {
+  checkNameLength(name);
   const { cache, master } = context;
   if (parent.kind === "snapshots") {
     const ref = await findSnapshot(context, parent.ino, name, caller);
@@ -161,6 +162,7 @@ async function setAttributes(
   const { writeBack } = context;
   if (changes.size !== undefined) {
     const { size } = changes;
+    if (size > fileBytesMax) throw new StatusError("too-large", "the file would be too large");
     const cut = (): Promise<Attr> => setSize(context, ino, { ...changes, size }, caller);
     return writeBack.exclusively(ino, cut, caller.signal);
   }

@@ -6,7 +6,7 @@ import { StatusError } from "../../protocol/status.ts";
 import { ReadAhead, type ReadAheadBudget } from "../client/read-ahead.ts";
 import type { Caller, Entry, FileSystem, OpenFile } from "../fuse/filesystem.ts";
 import { atOf, attrOf, type Context, entryOf, learnNew, sizeChanged } from "./context.ts";
-import type { NodeRef } from "./nodes.ts";
+import { checkNameLength, type NodeRef } from "./nodes.ts";
 import type { OpenRegular } from "./open-files.ts";
 import { isSnapshotsName } from "./snapshots.ts";
 
@@ -123,6 +123,7 @@ async function createFile(
   const { nodes, files } = context;
   const { name, flags } = wanted;
   const parent = nodes.live(wanted.parent);
+  checkNameLength(name);
   if (isSnapshotsName(name)) throw new StatusError("exists", ".snapshots is reserved");
   const { attr, created, current } = await askToCreate(context, { ...wanted, parent }, caller);
   const ref = { kind: "live", ino: attr.ino } as const;

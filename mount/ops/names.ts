@@ -12,7 +12,7 @@ import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Caller, Entry, FileSystem } from "../fuse/filesystem.ts";
 import { attrOf, type Context, entryChanged, entryOf, learnNew } from "./context.ts";
-import type { NodeRef } from "./nodes.ts";
+import { checkNameLength, type NodeRef } from "./nodes.ts";
 import { dropSnapshot, isSnapshotsName, moveSnapshot, takeSnapshot } from "./snapshots.ts";
 
 type Group = Pick<
@@ -87,6 +87,7 @@ export function nameOps(context: Context): Group {
 /** The live directory `parent`, in which `name` is to be made or removed. */
 function writable(context: Context, parent: number, name: Buffer): Ino {
   const ino = context.nodes.live(parent);
+  checkNameLength(name);
   if (isSnapshotsName(name)) throw new StatusError("exists", ".snapshots is reserved");
   return ino;
 }

@@ -1,5 +1,6 @@
 import { assert, must } from "../../common/assert.ts";
 import { type Epoch, type Ino, ino as toIno } from "../../protocol/id.ts";
+import { nameBytesMax } from "../../protocol/limits.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Node, NodeAttr } from "../fuse/filesystem.ts";
@@ -15,6 +16,11 @@ export type NodeRef =
   | { kind: "live"; ino: Ino }
   | { kind: "frozen"; ino: Ino; at: Epoch }
   | { kind: "snapshots"; ino: Ino };
+
+/** Refuses a name that is longer than names can be: the kernel passes on up to 1,024 bytes. */
+export function checkNameLength(name: Buffer): void {
+  if (name.length > nameBytesMax) throw new StatusError("name-too-long", "the name is too long");
+}
 
 /** Node numbers from here on are in the table; below are inode numbers. */
 const firstTableNode = 2 ** 52;

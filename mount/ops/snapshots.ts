@@ -9,7 +9,7 @@ import type { Snapshot } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Caller } from "../fuse/filesystem.ts";
 import type { Context } from "./context.ts";
-import type { NodeRef } from "./nodes.ts";
+import { checkNameLength, type NodeRef } from "./nodes.ts";
 
 /** `.snapshots`: in every live directory, reachable by name, listed only on request. */
 export const snapshotsName = Buffer.from(".snapshots");
@@ -44,6 +44,7 @@ export async function takeSnapshot(
   name: Buffer,
   caller: Caller,
 ): Promise<NodeRef> {
+  checkNameLength(name);
   const request = { dir, name: Buffer.from(name) };
   const { snapshot } = await context.master.mutate(createSnapshot, request, caller.signal);
   return { kind: "frozen", ino: dir, at: snapshot.epoch };
@@ -67,6 +68,7 @@ export async function moveSnapshot(
   names: { name: Buffer; newName: Buffer },
   caller: Caller,
 ): Promise<void> {
+  checkNameLength(names.newName);
   await ownSnapshot(context, dir, names.name, caller);
   await context.master.mutate(renameSnapshot, { dir, ...names }, caller.signal);
 }

@@ -31,7 +31,9 @@ export function commitWrite(
   const inode = regular(txn, wanted.ino);
   for (const { index, handle } of wanted.written) {
     const ref = txn.findChunkRef(wanted.ino, index);
-    // Another chunk is there by now, after a truncation: this write did not reach that one.
+    // A truncation by another mount has freed what was written: the file must not grow over it.
+    if (!ref && !txn.findChunk(handle)) throw new StatusError("stale", "the data was truncated");
+    // Another chunk is there by now: a copy of this one, or the next one after a truncation.
     if (ref?.handle !== handle) continue;
     const chunk = txn.chunk(handle);
     if (!chunk.written) txn.putChunk(ref.handle, { ...chunk, written: true });

@@ -1,0 +1,125 @@
+import { closeSync, openSync, readSync, writeSync } from "node:fs";
+import t from "tap";
+import { must } from "../../common/assert.ts";
+import { Cluster, until } from "../support/cluster.ts";
+
+/** Bits that flip on a disk (P3): a read gives what was written, or an error, never other bytes. */
+
+const cluster = await Cluster.start(t, { chunkMiB: 8 });
+const slow = { timeoutMs: 240_000 };
+const mount = must(cluster.mounts[0], "there is a mount");
+
+/** Its length tells the chunk files of a test from those of the others. */
+async function write(name: string, bytes: number): Promise<void> {
+  await cluster.ok(
+    `head -c ${bytes} /dev/urandom >$W/${name}; cp $W/${name} $M/${name}; sync $M/${name}`,
+  );
+}
+
+/** Which copy is read is chance, and each try is a new mount. */
+const luck = { msMax: 180_000 };
+
+/** The chunk files of this length on one server. */
+async function chunkFiles(server: number, bytes: number): Promise<string[]> {
+  const found = await cluster.ok(
+    `find ${cluster.serverData(server)}/chunks -type f -size ${bytes}c`,
+  );
+  return found.split("\n").filter((line) => line !== "");
+}
+
+/** Inverts one byte in the chunk file of this length, on the server's disk. */
+async function flip(server: number, bytes: number, at: number): Promise<void> {
+  const files = await chunkFiles(server, bytes);
+  t.equal(files.length, 1, `server ${server} has the chunk in one file`);
+  const fd = openSync(must(files[0], "a chunk file"), "r+");
+  const byte = Buffer.alloc(1);
+  readSync(fd, byte, 0, 1, at);
+  byte[0] = ~(byte[0] ?? 0) & 0xff;
+  writeSync(fd, byte, 0, 1, at);
+  closeSync(fd);
+}
+
+/** True when all servers have the chunk in a file of this length, with the same bytes. */
+async function copiesEqual(bytes: number): Promise<boolean> {
+  const files = (await Promise.all([0, 1, 2].map((i) => chunkFiles(i, bytes)))).flat();
+  if (files.length !== 3) return false;
+  return (
+    (await cluster.ok(`sha256sum ${files.join(" ")} | cut -d' ' -f1 | sort -u | wc -l`)) === "1"
+  );
+}
+
+const corrupt = async (): Promise<number> => (await cluster.status()).chunks.corrupt;
+
+await write("small", 40_000);
+// Found by their lengths: 3 MiB and a little each.
+const size = { one: 3_145_728 + 1, two: 3_145_728 + 2, alone: 3_145_728 + 3, all: 3_145_728 + 4 };
+
+t.test("a flipped byte on one server's disk is never read, and is repaired", async (t) => {
+  await write("one", size.one);
+  t.equal(await copiesEqual(size.one), true);
+  t.equal(await corrupt(), 0);
+  await flip(0, size.one, 1_000_000);
+  // Which server is asked is the mount's choice: read until the bad one was.
+  await until(
+    "the bad copy was read",
+    async () => {
+      await cluster.freshMount(mount);
+      t.equal(await cluster.ok("cmp $W/one $M/one && cmp $W/small $M/small"), "");
+      return (await corrupt()) >= 1;
+    },
+    luck,
+  );
+  t.match((await cluster.healthy(120_000)).chunks, { lost: 0, belowGoal: 0 });
+  await until("all copies on disk are right again", () => copiesEqual(size.one));
+  t.match(await cluster.gfs("status"), { code: 0, out: /corrupt [1-9]/ });
+});
+
+t.test("two bad copies of three: still the right bytes, and both are repaired", async (t) => {
+  const before = await corrupt();
+  await write("two", size.two);
+  await flip(0, size.two, 5);
+  await flip(1, size.two, size.two - 1);
+  await until(
+    "both bad copies were read",
+    async () => {
+      await cluster.freshMount(mount);
+      t.equal(await cluster.ok("cmp $W/two $M/two"), "");
+      return (await corrupt()) >= before + 2;
+    },
+    luck,
+  );
+  t.match((await cluster.healthy(120_000)).chunks, { lost: 0, belowGoal: 0 });
+  await until("all copies on disk are right again", () => copiesEqual(size.two));
+});
+
+t.test("a reader that finds only a bad copy waits for the good ones", async (t) => {
+  const before = await corrupt();
+  await write("alone", size.alone);
+  await flip(2, size.alone, 2_000_000);
+  await cluster.server(0).kill();
+  await cluster.server(1).kill();
+  await cluster.freshMount(mount);
+  const reader = cluster.startShell("cmp $W/alone $M/alone", slow);
+  await cluster.awaitStatus("the bad copy was read", ({ chunks }) => chunks.corrupt > before);
+  cluster.server(0).start();
+  cluster.server(1).start();
+  t.match(await reader.done, { code: 0, out: "" });
+  await cluster.ready();
+  t.match((await cluster.healthy(120_000)).chunks, { lost: 0, belowGoal: 0 });
+  await until("all copies on disk are right again", () => copiesEqual(size.alone));
+});
+
+t.test("when every copy is bad, the read fails, and other files are as they were", async (t) => {
+  await write("all", size.all);
+  for (const server of [0, 1, 2]) await flip(server, size.all, 1_500_000);
+  await cluster.freshMount(mount);
+  const read = await cluster.sh("cat $M/all >$W/read", { timeoutMs: 60_000 });
+  t.match(read, { code: 1, timedOut: false, err: /Input\/output error/ });
+  t.equal(
+    await cluster.ok("cmp -n $(stat -c %s $W/read) $W/read $W/all"),
+    "",
+    "no wrong byte came",
+  );
+  t.equal(await cluster.ok("cmp $W/one $M/one; cmp $W/two $M/two; cmp $W/small $M/small"), "");
+  await cluster.ok("rm $M/all; cp $W/all $M/all; cmp $W/all $M/all");
+});
