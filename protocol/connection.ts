@@ -270,6 +270,7 @@ export class Connection {
     const abort = new AbortController();
     this.#serving.set(id, abort);
     const timer = this.#clock.timer(Math.min(request.deadlineMs, 2 ** 31 - 1), () => abort.abort());
+    abort.signal.addEventListener("abort", () => timer.cancel(), { once: true });
     try {
       const answer = await request.handler(request.params, {
         payload: request.payload,

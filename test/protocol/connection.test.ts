@@ -124,6 +124,7 @@ t.test("more requests than a connection may have under way are refused, not kept
     client.call(renewSession, {}).catch(() => undefined);
   }
   t.equal(await outcome(client.call(renewSession, {})), "overloaded");
+  client.close("done");
 });
 
 t.test("nothing more is sent to a peer that does not read, and it loses its replies", async (t) => {
