@@ -112,7 +112,8 @@ export const cases: readonly Case[] = [
       assert.deepEqual(fs.readdirSync("."), ["x"]);`,
   },
   {
-    // close(2) does not wait until the driver has heard of it, so the last one may still be on its way.
+    // close(2) does not wait until the driver has heard of it, so the last one may still be on its
+    // way.
     name: "a directory can be removed once its unlinked files have been released",
     program: "node",
     script: `
