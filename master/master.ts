@@ -120,7 +120,8 @@ export class Master {
     await this.committer.run((txn) => this.committer.raiseEpoch(txn));
     const { signal } = this.#tasks;
     this.#tasks.every("reclaim", reclaimMs, async () => {
-      while (!signal.aborted && (await reclaimTrash(this.committer))) continue;
+      const damaged = (error: unknown): void => this.#log.error("reclaim.damaged", { error });
+      while (!signal.aborted && (await reclaimTrash(this.committer, damaged))) continue;
     });
     this.#tasks.every("sweep", reclaimMs, async () => {
       if (!this.#sweepWanted) return;

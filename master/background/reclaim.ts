@@ -14,25 +14,31 @@ const filesMax = 100;
  * Takes back what deleted files still hold (GFS §4.4): chunk references, attributes, the inode
  * itself. Returns true if there is more to do. What a snapshot shows moves to history on the way.
  */
-export async function reclaimTrash(committer: Committer): Promise<boolean> {
+export async function reclaimTrash(
+  committer: Committer,
+  onDamaged: (error: unknown) => void = () => undefined,
+): Promise<boolean> {
   if (committer.store.count("trash") === 0) return false;
   try {
     return await committer.run((txn) => reclaimSome(txn, Buffer.alloc(0), filesMax).more);
   } catch (error) {
     if (!(error instanceof StatusError)) throw error;
-    return reclaimEach(committer);
+    return reclaimEach(committer, onDamaged);
   }
 }
 
 /** One by one, so that a file whose records are damaged does not keep the others. */
-async function reclaimEach(committer: Committer): Promise<boolean> {
+async function reclaimEach(
+  committer: Committer,
+  onDamaged: (error: unknown) => void,
+): Promise<boolean> {
   let from = Buffer.alloc(0);
   for (let done = 0; done < filesMax; done += 1) {
     let next: Buffer | undefined;
     for (const { key } of committer.store.range("trash", { from, limit: 1 })) next = keyAfter(key);
     if (!next) return false;
     const start = from;
-    await committer.run((txn) => reclaimSome(txn, start, 1)).catch(() => undefined);
+    await committer.run((txn) => reclaimSome(txn, start, 1)).catch(onDamaged);
     from = Buffer.from(next);
   }
   return false;

@@ -23,6 +23,12 @@ import { Unsettled } from "./unsettled.ts";
 /** A chunk server answers such an order after a copy on its own disk at the latest. */
 const orderMs = 20_000;
 
+/**
+ * What a raise does with replicas in doubt: they leave the set; or stay in it, still in doubt; or are
+ * in doubt no more, as they have been compared.
+ */
+type Doubt = "exclude" | "keep" | "resolved";
+
 /** Fetches a replica of a chunk to `target`, which resolves when it is on that server's disk. */
 export type CopyTo = (
   target: ServerId,
@@ -131,9 +137,15 @@ export class ChunkSets {
    * pending cut goes along. For a chunk without committed data, servers that say they do not have
    * it become the set if nobody has it: the next write creates it there.
    */
-  async raise(handle: ChunkHandle, servers: readonly ServerId[]): Promise<readonly ServerId[]> {
+  async raise(
+    handle: ChunkHandle,
+    wanted: readonly ServerId[],
+    doubt: Doubt = "exclude",
+  ): Promise<readonly ServerId[]> {
     const chunk = this.find(handle);
     if (!chunk) throw changedMeanwhile();
+    const doubtful = this.unsettled.of(handle);
+    const servers = doubt === "exclude" ? wanted.filter((id) => !doubtful.has(id)) : wanted;
     const newVersion = chunkVersion(chunk.version + 1);
     const cut = chunk.cutTo === undefined ? {} : { length: chunk.cutTo };
     const order = { handle, version: chunk.version, newVersion, ...cut };
@@ -145,8 +157,9 @@ export class ChunkSets {
       if (!current || current.version >= newVersion) return;
       const cutTo = current.cutTo === chunk.cutTo ? undefined : current.cutTo;
       txn.putChunk(handle, { ...current, version: newVersion, servers: set, cutTo });
-      if (this.unsettled.of(handle).size > 0) this.unsettled.clear(txn, handle);
-      txn.afterCommit(() => this.locations.set(handle, set));
+      if (doubt !== "keep" && doubtful.size > 0) this.unsettled.clear(txn, handle);
+      const present = doubt === "keep" ? set.filter((id) => !doubtful.has(id)) : set;
+      txn.afterCommit(() => this.locations.set(handle, present));
     });
     this.#log.event("chunk.raised", { handle, version: newVersion, servers: set });
     return set;
@@ -214,15 +227,21 @@ export class ChunkSets {
     const unsure = chunk.servers.filter((id) => doubtful.has(id) && this.#fleet.isUp(id));
     if (sure.length === 0) this.#checkNobodyMissing(handle, chunk, unsure);
     // With a new version nobody writes while they are compared.
-    const set = await this.raise(handle, [...sure, ...unsure]);
+    const set = await this.raise(handle, [...sure, ...unsure], "keep");
     const sums = await this.#sums(handle, set);
     const source = sure.find((id) => sums.has(id)) ?? longest(sums);
     if (source === undefined) throw this.silent(handle);
     const different = set.filter((id) => sums.get(id)?.text !== sums.get(source)?.text);
-    if (different.length === 0) return;
+    if (different.length === 0) {
+      await this.#committer.run((txn) => {
+        this.unsettled.clear(txn, handle);
+        txn.afterCommit(() => this.locations.set(handle, set));
+      });
+      return;
+    }
     this.#log.warn("chunk.replicas-differ", { handle, source, different });
     const equal = set.filter((id) => !different.includes(id));
-    await this.raise(handle, equal);
+    await this.raise(handle, equal, "resolved");
     for (const target of different) await this.#copyInto(handle, target, copyTo);
   }
 

@@ -133,6 +133,24 @@ t.test("a replica that lost what was written is copied from one that did not", a
   t.equal((await located(mount, attr)).length, 3, "then it counts again");
 });
 
+t.test("a replica in doubt never counts because of another server's failure", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "acknowledged");
+  const [a, b, c] = servers as [TestServer, TestServer, TestServer];
+  for (const server of servers) server.hidesChecksums = true;
+  a.leave();
+  a.chunks.set(grant.handle, { version: grant.version, length: 3, contents: "ack", dirty: true });
+  await a.join(cluster);
+  t.equal(await outcome(mount.grant(attr)), "unavailable", "nothing could be compared");
+  t.notOk((await located(mount, attr)).includes(Number(a.id)), "so it is still not read");
+  const version = cluster.master.chunks.sets.find(grant.handle)?.version ?? grant.version;
+  const failed = failedBy({ ...grant, version }, c);
+  const reply = await mount.mutate(chunk.grant, { ino: attr.ino, index: 0, failed });
+  t.same(serverIds(reply.grant.replicas), [b.id], "nor written, when the third one fails");
+  t.same(await located(mount, attr), [b.id]);
+});
+
 t.test("when all replicas were being written, the longest is the one that is kept", async (t) => {
   const all = await scene(t);
   const { cluster, servers } = all;

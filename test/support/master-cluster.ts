@@ -141,6 +141,7 @@ export class TestServer {
   connection: Connection | undefined;
   /** Carries orders out, but its answers are lost. */
   losesAnswers = false;
+  hidesChecksums = false;
   readonly #port: number;
   readonly #peers: readonly TestServer[];
 
@@ -222,6 +223,7 @@ export class TestServer {
         return this.#answer({});
       })
       .serve(chunk.checksums, ({ handle }) => {
+        if (this.hidesChecksums) throw new StatusError("io-error", "the disk is slow to answer");
         const { length, contents } = this.#replica(handle);
         return { length, crcs: [...Buffer.from(contents)] };
       })
