@@ -24,8 +24,8 @@ import { Unsettled } from "./unsettled.ts";
 const orderMs = 20_000;
 
 /**
- * What a raise does with replicas in doubt: they leave the set; or stay in it, still in doubt; or are
- * in doubt no more, as they have been compared.
+ * What a raise does with replicas in doubt: they leave the set; or stay in it, still in doubt; or
+ * are in doubt no more, as they have been compared.
  */
 type Doubt = "exclude" | "keep" | "resolved";
 
