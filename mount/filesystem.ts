@@ -18,9 +18,12 @@ import { attributeOps } from "./ops/attributes.ts";
 import type { Context } from "./ops/context.ts";
 import { directoryOps } from "./ops/directories.ts";
 import { fileOps } from "./ops/files.ts";
+import { kernelOps } from "./ops/kernel.ts";
+import { lockOps } from "./ops/locks.ts";
 import { nameOps } from "./ops/names.ts";
 import { Nodes } from "./ops/nodes.ts";
 import { OpenFiles } from "./ops/open-files.ts";
+import { rangeOps } from "./ops/ranges.ts";
 
 /** Written data does not lie here longer than this, so that others see files grow. */
 const writeBackEveryMs = 500;
@@ -160,6 +163,9 @@ function assemble(context: Context): FileSystem {
     ...nameOps(context),
     ...fileOps(context, new ReadAheadBudget()),
     ...directoryOps(context),
+    ...rangeOps(),
+    ...lockOps(),
+    ...kernelOps(),
   };
 }
 

@@ -40,6 +40,13 @@ const table = {
   interrupted: { code: 22, errno: "EINTR", retry: "never" },
   "bad-name": { code: 23, errno: "EILSEQ", retry: "never" },
   "too-big": { code: 24, errno: "E2BIG", retry: "never" },
+  "would-block": { code: 25, errno: "EAGAIN", retry: "never" },
+  deadlock: { code: 26, errno: "EDEADLK", retry: "never" },
+  "no-such-offset": { code: 27, errno: "ENXIO", retry: "never" },
+  "no-locks": { code: 28, errno: "ENOLCK", retry: "never" },
+  quota: { code: 29, errno: "EDQUOT", retry: "never" },
+  /** The kernel does not ask for such a thing again. */
+  "not-implemented": { code: 30, errno: "ENOSYS", retry: "never" },
   // Faults of disks and data.
   "io-error": { code: 40, errno: "EIO", retry: "never" },
   corrupt: { code: 41, errno: "EIO", retry: "after-locate" },

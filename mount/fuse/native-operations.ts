@@ -1,4 +1,4 @@
-import { assert } from "../../common/assert.ts";
+import { assert, must } from "../../common/assert.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { AttrChanges, Caller, Entry, FileSystem, Node, NodeAttr } from "./filesystem.ts";
 import type { OpenFile, Statfs } from "./filesystem.ts";
@@ -11,6 +11,9 @@ const pageEntries = 512;
 
 /** How many names libfuse tries for a hidden file (`hidden_name`), each with the next number. */
 const hiddenTries = 10;
+
+/** O_APPEND of open(2). */
+const openAppend = 0o2000;
 
 /** readlink(2) gives at most PATH_MAX bytes, the NUL not counted. */
 const targetBytesMax = 4095;
@@ -37,6 +40,8 @@ export class NativeOperations {
   readonly #paths: Paths;
   /** Where every open file was found; that is given back when it is released. */
   readonly #open = new Map<OpenFile, Resolved>();
+  /** The flags of open(2) of every open file. */
+  readonly #flags = new Map<OpenFile, number>();
   /** The number in the last name that libfuse made for a hidden file; it counts from 1. */
   #hiddenLast = 0;
   /** The directory that was last refused to be removed, and may be asked for again. */
@@ -86,13 +91,13 @@ export class NativeOperations {
 
   async mknod(path: string, mode: number, rdev: number): Promise<void> {
     await this.#create(path, (parent, name) =>
-      this.#fileSystem.mknod(parent, name, mode, rdev, this.#caller),
+      this.#fileSystem.mknod(parent, name, { mode, umask: 0, rdev }, this.#caller),
     );
   }
 
   async mkdir(path: string, mode: number): Promise<void> {
     await this.#create(path, (parent, name) =>
-      this.#fileSystem.mkdir(parent, name, mode, this.#caller),
+      this.#fileSystem.mkdir(parent, name, { mode, umask: 0 }, this.#caller),
     );
   }
 
@@ -194,11 +199,12 @@ export class NativeOperations {
   async open(path: string, flags: number): Promise<OpenFile> {
     const found = await this.#paths.resolve(path);
     try {
-      const file = await this.#fileSystem.open(found.node, flags, this.#caller);
+      const { file } = await this.#fileSystem.open(found.node, flags, this.#caller);
       assert(file > 0, "an open file's number is not 0, which is none");
       assert(file < 2 ** 31, "an open file's number fits fuse-native's 32 bits");
       assert(!this.#open.has(file), "an open file's number is free");
       this.#open.set(file, found);
+      this.#flags.set(file, flags);
       return file;
     } catch (error) {
       this.#paths.forget(found);
@@ -221,12 +227,14 @@ export class NativeOperations {
 
   async write(file: OpenFile, offset: number, data: Buffer): Promise<number> {
     this.#node(file);
-    return this.#fileSystem.write(file, offset, data, this.#caller);
+    const append = (must(this.#flags.get(file), "flags of an open file") & openAppend) !== 0;
+    const writing = { offset, data, append, killSuidGid: false };
+    return this.#fileSystem.write(file, writing, this.#caller);
   }
 
   async flush(file: OpenFile): Promise<void> {
     this.#node(file);
-    await this.#fileSystem.flush(file, this.#caller);
+    await this.#fileSystem.flush(file, undefined, this.#caller);
   }
 
   async fsync(file: OpenFile, dataOnly: boolean): Promise<void> {
@@ -237,6 +245,7 @@ export class NativeOperations {
   async release(file: OpenFile): Promise<void> {
     const found = this.#found(file);
     this.#open.delete(file);
+    this.#flags.delete(file);
     try {
       await this.#fileSystem.release(file);
     } finally {
@@ -263,10 +272,11 @@ export class NativeOperations {
       ];
       for (let after: Buffer | undefined; ;) {
         const page = await this.#fileSystem.readdir(directory, after, pageEntries, this.#caller);
-        for (const entry of page)
+        const { entries } = page;
+        for (const entry of entries)
           listed.push({ name: textFromBytes(entry.name), attr: entry.attr });
-        if (page.length < pageEntries) return listed;
-        after = page.at(-1)?.name;
+        if (entries.length < pageEntries) return listed;
+        after = entries.at(-1)?.name;
       }
     });
   }
@@ -274,7 +284,7 @@ export class NativeOperations {
   /** fuse-native does not say which open directory is meant, so one is opened for it. */
   async fsyncdir(path: string): Promise<void> {
     await this.#withDirectory(path, (directory) =>
-      this.#fileSystem.fsyncdir(directory, this.#caller),
+      this.#fileSystem.fsyncdir(directory, false, this.#caller),
     );
   }
 
@@ -294,7 +304,11 @@ export class NativeOperations {
     const bytes = attributeName(name);
     const copy = Buffer.from(value);
     await this.#paths.withNode(path, ({ node }) =>
-      this.#fileSystem.setxattr(node, bytes, copy, flags, this.#caller),
+      this.#fileSystem.setxattr(
+        node,
+        { name: bytes, value: copy, flags, killSgid: false },
+        this.#caller,
+      ),
     );
   }
 
@@ -340,7 +354,7 @@ export class NativeOperations {
     use: (directory: OpenFile, node: Node, parentIno: number) => Promise<T>,
   ): Promise<T> {
     return this.#paths.withNode(path, async ({ node, parentIno }) => {
-      const directory = await this.#fileSystem.opendir(node, this.#caller);
+      const { file: directory } = await this.#fileSystem.opendir(node, this.#caller);
       try {
         return await use(directory, node, parentIno);
       } finally {

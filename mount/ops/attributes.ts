@@ -74,7 +74,7 @@ export function attributeOps(context: Context): Group {
 
     getxattr: (node, name, caller) => getAttribute(context, nodes.ref(node), name, caller),
 
-    async setxattr(node, name, value, flags, caller) {
+    async setxattr(node, { name, value, flags }, caller) {
       const ino = nodes.live(node);
       const mode = xattrModes[flags];
       if (!mode) throw new StatusError("invalid", "unknown flags");
@@ -168,8 +168,18 @@ async function setAttributes(
   }
   await writeBack.settle(ino, caller.signal);
   const ticket = context.cache.ticket();
-  const { attr } = await context.master.mutate(setattr, { ino, ...changes }, caller.signal);
+  const request = { ino, ...asRequest(context, changes) };
+  const { attr } = await context.master.mutate(setattr, request, caller.signal);
   return changedAttr(context, attr, ticket, caller);
+}
+
+function asRequest({ clock }: Context, changes: AttrChanges) {
+  const { atime, mtime, killSuidGid: _, ...rest } = changes;
+  const times = {
+    ...(atime === undefined ? {} : { atime: atime === "now" ? clock.wallNs() : atime }),
+    ...(mtime === undefined ? {} : { mtime: mtime === "now" ? clock.wallNs() : mtime }),
+  };
+  return { ...rest, ...times };
 }
 
 /** Where chunks were, and leave to write them, may be gone with what was cut off. */
@@ -181,7 +191,8 @@ async function setSize(
 ): Promise<Attr> {
   const { cache, master } = context;
   const ticket = cache.ticket();
-  const { attr } = await master.mutate(setattr, { ino, ...changes }, caller.signal);
+  const request = { ino, ...asRequest(context, changes) };
+  const { attr } = await master.mutate(setattr, request, caller.signal);
   sizeChanged(context, ino, changes.size);
   return changedAttr(context, attr, ticket, caller);
 }

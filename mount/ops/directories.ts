@@ -1,12 +1,16 @@
 import { entriesPerPageMax } from "../../protocol/limits.ts";
 import { readdir, sync } from "../../protocol/methods/namespace.ts";
+import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Caller, DirectoryEntry, FileSystem } from "../fuse/filesystem.ts";
 import { atOf, attrOf, type Context, shownAttr } from "./context.ts";
 import type { NodeRef } from "./nodes.ts";
 import { snapshotsName, snapshotsOf } from "./snapshots.ts";
 
-type Group = Pick<FileSystem, "opendir" | "readdir" | "releasedir" | "fsyncdir">;
+type Group = Pick<
+  FileSystem,
+  "opendir" | "readdir" | "adopt" | "releasedir" | "fsyncdir" | "syncfs"
+>;
 
 const typeMask = 0o170000;
 const typeDirectory = 0o040000;
@@ -21,27 +25,43 @@ export function directoryOps(context: Context): Group {
       if ((attr.mode & typeMask) !== typeDirectory) {
         throw new StatusError("not-directory", "not a directory");
       }
-      return files.add({ kind: "directory", ref });
+      const file = files.add({ kind: "directory", ref });
+      return { file, keepCache: false, directIo: false };
     },
 
     async readdir(file, after, limit, caller) {
       const { ref } = files.get(file);
-      if (ref.kind === "snapshots") return readSnapshots(context, ref, { after, limit }, caller);
-      if (ref.kind === "live" && context.showSnapshots) {
-        return readWithSnapshots(context, ref, { after, limit }, caller);
-      }
-      return readPages(context, ref, { after, limit }, caller);
+      const entries = await readEntries(context, ref, { after, limit }, caller);
+      const { ino } = shownAttr(context, ref, await attrOf(context, ref, caller));
+      return { entries, self: ino, parent: ino };
     },
+
+    adopt: (_file, { attr, token }) => ({ node: nodes.remember(token as NodeRef), attr }),
 
     releasedir(file) {
       files.remove(file);
       return Promise.resolve();
     },
 
-    async fsyncdir(_file, caller) {
+    async fsyncdir(_file, _dataOnly, caller) {
       await master.read(sync, {}, caller.signal);
     },
+
+    syncfs: () => Promise.reject(new StatusError("not-implemented", "no syncfs yet")),
   };
+}
+
+function readEntries(
+  context: Context,
+  ref: NodeRef,
+  page: Page,
+  caller: Caller,
+): Promise<DirectoryEntry[]> {
+  if (ref.kind === "snapshots") return readSnapshots(context, ref, page, caller);
+  if (ref.kind === "live" && context.showSnapshots) {
+    return readWithSnapshots(context, ref, page, caller);
+  }
+  return readPages(context, ref, page, caller);
 }
 
 interface Page {
@@ -70,12 +90,16 @@ async function readPages(
         if (!cache.putAttr(attr, ticket)) latest = cache.attr(attr.ino) ?? attr;
       }
       const child = ref.kind === "frozen" ? { ...ref, ino: attr.ino } : liveRef(attr.ino);
-      entries.push({ name: Buffer.from(name), attr: shownAttr(context, child, latest) });
+      entries.push(listed(context, name, child, latest));
     }
     after = reply.entries.at(-1)?.name;
     more = reply.more && after !== undefined;
   }
   return entries;
+}
+
+function listed(context: Context, name: Buffer, ref: NodeRef, attr: Attr): DirectoryEntry {
+  return { name: Buffer.from(name), attr: shownAttr(context, ref, attr), token: ref };
 }
 
 function liveRef(ino: NodeRef["ino"]): NodeRef {
@@ -98,7 +122,7 @@ async function readSnapshots(
   for (const { name, epoch } of snapshots) {
     const frozen = { kind: "frozen", ino: ref.ino, at: epoch } as const;
     const attr = await attrOf(context, frozen, caller);
-    entries.push({ name: Buffer.from(name), attr: shownAttr(context, frozen, attr) });
+    entries.push(listed(context, name, frozen, attr));
   }
   return entries;
 }
@@ -110,11 +134,11 @@ async function readWithSnapshots(
   page: Page,
   caller: Caller,
 ): Promise<DirectoryEntry[]> {
-  const first = page.after === undefined;
   const after = page.after?.equals(snapshotsName) ? undefined : page.after;
-  if (!first) return readPages(context, ref, { after, limit: page.limit }, caller);
+  if (page.after !== undefined)
+    return readPages(context, ref, { after, limit: page.limit }, caller);
   const own: NodeRef = { kind: "snapshots", ino: ref.ino };
-  const attr = shownAttr(context, own, await attrOf(context, ref, caller));
+  const first = listed(context, snapshotsName, own, await attrOf(context, ref, caller));
   const rest = await readPages(context, ref, { after, limit: page.limit - 1 }, caller);
-  return [{ name: snapshotsName, attr }, ...rest];
+  return [first, ...rest];
 }

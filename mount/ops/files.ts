@@ -4,13 +4,16 @@ import type { Ino } from "../../protocol/id.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { ReadAhead, type ReadAheadBudget } from "../client/read-ahead.ts";
-import type { Caller, Entry, FileSystem, OpenFile } from "../fuse/filesystem.ts";
+import type { Caller, Entry, FileSystem, Opened, OpenFile, Writing } from "../fuse/filesystem.ts";
 import { atOf, attrOf, type Context, entryOf, learnNew, sizeChanged } from "./context.ts";
 import { checkNameLength, type NodeRef } from "./nodes.ts";
 import type { OpenRegular } from "./open-files.ts";
 import { isSnapshotsName } from "./snapshots.ts";
 
-type Group = Pick<FileSystem, "open" | "create" | "read" | "write" | "flush" | "fsync" | "release">;
+type Group = Pick<
+  FileSystem,
+  "open" | "create" | "tmpfile" | "read" | "write" | "flush" | "fsync" | "release"
+>;
 
 /** Flags of open(2) on Linux. */
 const accessMask = 0o3;
@@ -23,12 +26,13 @@ export function fileOps(context: Context, budget: ReadAheadBudget): Group {
   return {
     open: (node, flags, caller) =>
       openFile(context, budget, context.nodes.ref(node), flags, caller),
-    create: (parent, name, mode, flags, caller) =>
-      createFile(context, budget, { parent, name, mode, flags }, caller),
+    create: (parent, name, { mode, umask, flags }, caller) =>
+      createFile(context, budget, { parent, name, mode: mode & ~umask, flags }, caller),
+    tmpfile: () => Promise.reject(new StatusError("not-supported", "no O_TMPFILE yet")),
     read: (file, offset, length, caller) => readFile(context, file, { offset, length }, caller),
-    write: (file, offset, data, caller) => writeFile(context, file, offset, data, caller),
+    write: (file, writing, caller) => writeFile(context, file, writing, caller),
 
-    async flush(file, caller) {
+    async flush(file, _owner, caller) {
       const opened = files.get(file);
       if (opened.kind !== "file" || opened.ref.kind !== "live") return;
       const { ino } = opened.ref;
@@ -54,7 +58,7 @@ async function openFile(
   ref: NodeRef,
   flags: number,
   caller: Caller,
-): Promise<OpenFile> {
+): Promise<Opened> {
   if (ref.kind === "snapshots") throw new StatusError("is-directory", "it is a directory");
   const truncate = (flags & flag.truncate) !== 0;
   const writes = (flags & accessMask) !== readOnly || truncate;
@@ -63,7 +67,7 @@ async function openFile(
   const { ino } = ref;
   if (ref.kind !== "live") {
     await askToOpen(context, ref, { truncate: false, write: false }, caller);
-    return files.add(newlyOpened(context, budget, ref, flags));
+    return asOpened(files.add(newlyOpened(context, budget, ref, flags)));
   }
   files.hold(ino);
   try {
@@ -74,7 +78,11 @@ async function openFile(
     files.letGo(ino);
     throw error;
   }
-  return files.add(newlyOpened(context, budget, ref, flags));
+  return asOpened(files.add(newlyOpened(context, budget, ref, flags)));
+}
+
+function asOpened(file: OpenFile): Opened {
+  return { file, keepCache: false, directIo: false };
 }
 
 async function askToOpen(
@@ -119,7 +127,7 @@ async function createFile(
   budget: ReadAheadBudget,
   wanted: { parent: number; name: Buffer; mode: number; flags: number },
   caller: Caller,
-): Promise<Entry & { file: OpenFile }> {
+): Promise<Entry & Opened> {
   const { nodes, files } = context;
   const { name, flags } = wanted;
   const parent = nodes.live(wanted.parent);
@@ -136,7 +144,7 @@ async function createFile(
     }
     const latest = current && !truncate ? attr : await attrOf(context, ref, caller);
     const file = files.add(newlyOpened(context, budget, ref, flags));
-    return { ...entryOf(context, ref, latest), file };
+    return { ...entryOf(context, ref, latest), ...asOpened(file) };
   } catch (error) {
     files.letGo(attr.ino);
     throw error;
@@ -193,8 +201,7 @@ async function readFile(
 async function writeFile(
   context: Context,
   file: OpenFile,
-  offset: number,
-  data: Buffer,
+  { offset, data }: Writing,
   caller: Caller,
 ): Promise<number> {
   const opened = context.files.regular(file);

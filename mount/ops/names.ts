@@ -10,7 +10,7 @@ import {
 } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
-import type { Caller, Entry, FileSystem } from "../fuse/filesystem.ts";
+import { type Caller, type Entry, type FileSystem, renameFlags } from "../fuse/filesystem.ts";
 import { attrOf, type Context, entryChanged, entryOf, learnNew } from "./context.ts";
 import { checkNameLength, type NodeRef } from "./nodes.ts";
 import { dropSnapshot, isSnapshotsName, moveSnapshot, takeSnapshot } from "./snapshots.ts";
@@ -20,29 +20,26 @@ type Group = Pick<
   "mknod" | "mkdir" | "symlink" | "link" | "unlink" | "rmdir" | "rename"
 >;
 
-const renameNoReplace = 1;
-const renameExchange = 2;
-
 /** Everything that makes, moves or removes names. */
 export function nameOps(context: Context): Group {
   const { nodes, master } = context;
   return {
-    async mknod(parent, name, mode, rdev, caller) {
+    async mknod(parent, name, { mode, umask, rdev }, caller) {
       const dir = writable(context, parent, name);
-      const request = { parent: dir, name, mode, rdev, ...ownerOf(caller) };
+      const request = { parent: dir, name, mode: mode & ~umask, rdev, ...ownerOf(caller) };
       return make(context, { parent: dir, name }, () =>
         master.mutate(mknod, request, caller.signal),
       );
     },
 
-    async mkdir(parent, name, mode, caller) {
+    async mkdir(parent, name, { mode, umask }, caller) {
       const ref = nodes.ref(parent);
       if (ref.kind === "snapshots") {
         const frozen = await takeSnapshot(context, ref.ino, name, caller);
         return entryOf(context, frozen, await attrOf(context, frozen, caller));
       }
       const dir = writable(context, parent, name);
-      const request = { parent: dir, name, mode, ...ownerOf(caller) };
+      const request = { parent: dir, name, mode: mode & ~umask, ...ownerOf(caller) };
       return make(context, { parent: dir, name }, () =>
         master.mutate(mkdir, request, caller.signal),
       );
@@ -125,7 +122,7 @@ async function move(
   caller: Caller,
 ): Promise<void> {
   const { nodes, master, cache } = context;
-  if ((flags & ~(renameNoReplace | renameExchange)) !== 0) {
+  if ((flags & ~(renameFlags.noReplace | renameFlags.exchange)) !== 0) {
     throw new StatusError("invalid", "unknown flags");
   }
   const from = nodes.ref(source.parent);
@@ -143,8 +140,8 @@ async function move(
       name: source.name,
       newParent,
       newName: target.name,
-      noReplace: (flags & renameNoReplace) !== 0,
-      exchange: (flags & renameExchange) !== 0,
+      noReplace: (flags & renameFlags.noReplace) !== 0,
+      exchange: (flags & renameFlags.exchange) !== 0,
     },
     caller.signal,
   );

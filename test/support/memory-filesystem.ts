@@ -9,20 +9,27 @@ import type {
   AttrChanges,
   Caller,
   DirectoryEntry,
+  DirectoryPage,
   Entry,
+  FileLock,
+  FileRange,
   FileSystem,
+  KernelCaches,
+  Making,
   Node,
   NodeAttr,
+  Opened,
   OpenFile,
   Statfs,
+  Writing,
 } from "../../mount/fuse/filesystem.ts";
+import { fallocateFlags } from "../../mount/fuse/filesystem.ts";
 import { type Status, StatusError } from "../../protocol/status.ts";
 
 const S_IFMT = 0o170000;
 const S_IFDIR = 0o040000;
 const S_IFREG = 0o100000;
 const S_IFLNK = 0o120000;
-const O_APPEND = 0o2000;
 const O_TRUNC = 0o1000;
 
 interface Inode {
@@ -48,6 +55,10 @@ export class MemoryFileSystem implements FileSystem {
   readonly #inodes = new Map<Node, Inode>();
   readonly #files = new Map<OpenFile, { node: Node; flags: number }>();
   #nextNode = 2;
+  /** What a binding has given for telling the kernel. */
+  kernel: KernelCaches | undefined;
+  /** How long the kernel may believe what it is told, in ms. */
+  validity = 0;
 
   constructor(clock: Clock) {
     this.#clock = clock;
@@ -69,6 +80,14 @@ export class MemoryFileSystem implements FileSystem {
     return this.#inodes.size;
   }
 
+  mounted(kernel: KernelCaches): void {
+    this.kernel = kernel;
+  }
+
+  validMs(): number {
+    return this.validity;
+  }
+
   async lookup(parent: Node, name: Buffer, _caller?: Caller): Promise<Entry> {
     const node = this.#directory(parent).entries.get(key(name)) ?? fail("not-found");
     return this.#entry(node);
@@ -87,10 +106,13 @@ export class MemoryFileSystem implements FileSystem {
 
   async setattr(node: Node, changes: AttrChanges): Promise<NodeAttr> {
     const inode = this.#get(node);
-    const { mode, size, ...rest } = changes;
+    const { mode, size, atime, mtime, killSuidGid: _, ...rest } = changes;
     if (mode !== undefined) inode.attr.mode = (inode.attr.mode & S_IFMT) | (mode & 0o7777);
     if (size !== undefined) this.#resize(inode, size);
     Object.assign(inode.attr, rest);
+    const now = this.#clock.wallNs();
+    if (atime !== undefined) inode.attr.atime = atime === "now" ? now : atime;
+    if (mtime !== undefined) inode.attr.mtime = mtime === "now" ? now : mtime;
     inode.attr.ctime = this.#clock.wallNs();
     return { ...inode.attr };
   }
@@ -102,17 +124,16 @@ export class MemoryFileSystem implements FileSystem {
   async mknod(
     parent: Node,
     name: Buffer,
-    mode: number,
-    rdev: number,
+    { mode, umask, rdev }: Making & { rdev: number },
     caller: Caller,
   ): Promise<Entry> {
-    const node = this.#make(parent, name, mode, caller);
+    const node = this.#make(parent, name, mode & ~umask, caller);
     this.#get(node).attr.rdev = rdev;
     return this.#entry(node);
   }
 
-  async mkdir(parent: Node, name: Buffer, mode: number, caller: Caller): Promise<Entry> {
-    return this.#entry(this.#make(parent, name, S_IFDIR | (mode & 0o7777), caller));
+  async mkdir(parent: Node, name: Buffer, making: Making, caller: Caller): Promise<Entry> {
+    return this.#entry(this.#make(parent, name, S_IFDIR | permissions(making), caller));
   }
 
   async symlink(parent: Node, name: Buffer, target: Buffer, caller: Caller): Promise<Entry> {
@@ -169,7 +190,7 @@ export class MemoryFileSystem implements FileSystem {
     this.#get(node).parent = target.parent;
   }
 
-  async open(node: Node, flags: number): Promise<OpenFile> {
+  async open(node: Node, flags: number): Promise<Opened> {
     if (isDirectory(this.#get(node))) fail("is-directory");
     if ((flags & O_TRUNC) !== 0) this.#resize(this.#get(node), 0);
     return this.#openFile(node, flags);
@@ -178,12 +199,15 @@ export class MemoryFileSystem implements FileSystem {
   async create(
     parent: Node,
     name: Buffer,
-    mode: number,
-    flags: number,
+    making: Making & { flags: number },
     caller: Caller,
-  ): Promise<Entry & { file: OpenFile }> {
-    const node = this.#make(parent, name, S_IFREG | (mode & 0o7777), caller);
-    return { ...this.#entry(node), file: this.#openFile(node, flags) };
+  ): Promise<Entry & Opened> {
+    const node = this.#make(parent, name, S_IFREG | permissions(making), caller);
+    return { ...this.#entry(node), ...this.#openFile(node, making.flags) };
+  }
+
+  async tmpfile(): Promise<Entry & Opened> {
+    return fail("not-supported");
   }
 
   async read(file: OpenFile, offset: number, length: number): Promise<readonly Buffer[]> {
@@ -191,10 +215,9 @@ export class MemoryFileSystem implements FileSystem {
     return [inode.bytes.subarray(offset, Math.min(offset + length, inode.attr.size))];
   }
 
-  async write(file: OpenFile, offset: number, data: Buffer): Promise<number> {
-    const { node, flags } = this.#file(file);
-    const inode = this.#get(node);
-    const at = (flags & O_APPEND) === 0 ? offset : inode.attr.size;
+  async write(file: OpenFile, { offset, data, append }: Writing): Promise<number> {
+    const inode = this.#get(this.#file(file).node);
+    const at = append ? inode.attr.size : offset;
     if (at + data.length > inode.attr.size) this.#resize(inode, at + data.length);
     data.copy(inode.bytes, at);
     inode.attr.mtime = inode.attr.ctime = this.#clock.wallNs();
@@ -216,24 +239,53 @@ export class MemoryFileSystem implements FileSystem {
     this.#reclaim(node);
   }
 
-  async opendir(node: Node): Promise<OpenFile> {
+  async fallocate(file: OpenFile, range: FileRange, flags: number): Promise<void> {
+    const inode = this.#get(this.#file(file).node);
+    const end = range.offset + range.length;
+    const known = fallocateFlags.keepSize | fallocateFlags.punchHole | fallocateFlags.zeroRange;
+    if ((flags & ~known) !== 0) fail("not-supported");
+    if ((flags & (fallocateFlags.punchHole | fallocateFlags.zeroRange)) !== 0)
+      inode.bytes.fill(0, range.offset, Math.min(end, inode.attr.size));
+    if ((flags & fallocateFlags.keepSize) === 0 && end > inode.attr.size) this.#resize(inode, end);
+  }
+
+  async seek(file: OpenFile, offset: number, what: "data" | "hole"): Promise<number> {
+    const { size } = this.#get(this.#file(file).node).attr;
+    if (offset >= size) fail("no-such-offset");
+    return what === "data" ? offset : size;
+  }
+
+  async copyFileRange(): Promise<number> {
+    return fail("not-supported");
+  }
+
+  async getLock(): Promise<FileLock | undefined> {
+    return undefined;
+  }
+
+  async setLock(): Promise<void> {}
+
+  async opendir(node: Node): Promise<Opened> {
     this.#directory(node);
     return this.#openFile(node, 0);
   }
 
-  async readdir(
-    file: OpenFile,
-    after: Buffer | undefined,
-    limit: number,
-  ): Promise<readonly DirectoryEntry[]> {
-    const directory = this.#directory(this.#file(file).node);
+  async readdir(file: OpenFile, after: Buffer | undefined, limit: number): Promise<DirectoryPage> {
+    const { node } = this.#file(file);
+    const directory = this.#directory(node);
     const names = [...directory.entries.keys()].toSorted();
     const first = after === undefined ? 0 : names.findIndex((name) => name > key(after));
     const page = first < 0 ? [] : names.slice(first, first + limit);
-    return page.map((name) => ({
+    const entries = page.map((name) => ({
       name: Buffer.from(name, "latin1"),
       attr: { ...this.#get(must(directory.entries.get(name), "listed entry")).attr },
+      token: undefined,
     }));
+    return { entries, self: node, parent: directory.parent };
+  }
+
+  adopt(_file: OpenFile, entry: DirectoryEntry): Entry {
+    return this.#entry(entry.attr.ino);
   }
 
   async releasedir(file: OpenFile): Promise<void> {
@@ -243,6 +295,8 @@ export class MemoryFileSystem implements FileSystem {
   async fsyncdir(file: OpenFile): Promise<void> {
     this.#file(file);
   }
+
+  async syncfs(): Promise<void> {}
 
   async statfs(): Promise<Statfs> {
     const blocks = 2 ** 34; // 64 TiB: more blocks than 32 bits hold.
@@ -260,7 +314,10 @@ export class MemoryFileSystem implements FileSystem {
     return this.#get(node).xattrs.get(key(name)) ?? fail("no-attribute");
   }
 
-  async setxattr(node: Node, name: Buffer, value: Buffer, flags: number): Promise<void> {
+  async setxattr(
+    node: Node,
+    { name, value, flags }: { name: Buffer; value: Buffer; flags: number },
+  ): Promise<void> {
     const { xattrs } = this.#get(node);
     if ((flags & 1) !== 0 && xattrs.has(key(name))) fail("exists");
     if ((flags & 2) !== 0 && !xattrs.has(key(name))) fail("no-attribute");
@@ -294,12 +351,12 @@ export class MemoryFileSystem implements FileSystem {
     return { node, attr: { ...inode.attr } };
   }
 
-  #openFile(node: Node, flags: number): OpenFile {
+  #openFile(node: Node, flags: number): Opened {
     let file = 1;
     while (this.#files.has(file)) file += 1;
     this.#files.set(file, { node, flags });
     this.#get(node).opened += 1;
-    return file;
+    return { file, keepCache: false, directIo: false };
   }
 
   #make(parent: Node, name: Buffer, mode: number, caller: Caller): Node {
@@ -369,5 +426,6 @@ export class MemoryFileSystem implements FileSystem {
   }
 }
 
+const permissions = ({ mode, umask }: Making): number => mode & ~umask & 0o7777;
 const key = (name: Buffer): string => name.toString("latin1");
 const isDirectory = (inode: Inode): boolean => (inode.attr.mode & S_IFMT) === S_IFDIR;
