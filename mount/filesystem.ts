@@ -18,7 +18,7 @@ import { attributeOps } from "./ops/attributes.ts";
 import type { Context } from "./ops/context.ts";
 import { directoryOps } from "./ops/directories.ts";
 import { fileOps } from "./ops/files.ts";
-import { kernelOps } from "./ops/kernel.ts";
+import { Kernel, kernelOps } from "./ops/kernel.ts";
 import { lockOps } from "./ops/locks.ts";
 import { nameOps } from "./ops/names.ts";
 import { Nodes } from "./ops/nodes.ts";
@@ -108,24 +108,33 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
   const connect = websocketConnect(clock);
   const name = `${hostname()} pid ${process.pid}`;
   const cache = new MetaCache();
+  const kernel = new Kernel({ clock, log });
+  const dropEverything = (): Promise<void> => {
+    cache.clear();
+    reader.forgetAll();
+    writer.forgetAll();
+    files.allChanged();
+    return kernel.allChanged();
+  };
   const master: MasterClient = new MasterClient({
     ...{ connect, mountpoint, name, timeoutMs, clock, log, tasks, random },
     address: options.master,
     secret: options.uuid(),
-    onInvalidate: (inos, entries) => {
-      cache.invalidate(inos, entries);
-      for (const ino of inos) {
+    onInvalidate: (changes) => {
+      if (changes.everything) return dropEverything();
+      cache.invalidate(changes.inos, changes.entries);
+      for (const ino of changes.inos) files.unpark(ino);
+      for (const ino of changes.contents) {
         reader.forget(ino);
         // The chunks may have been cut off: the master waits for this before it frees them.
         writer.forget(ino);
         files.changed(ino);
       }
+      return kernel.changed(changes);
     },
     onDisconnect: () => {
-      cache.clear();
-      reader.forgetAll();
-      writer.forgetAll();
-      files.allChanged();
+      files.disconnected();
+      return dropEverything();
     },
     onFlush: () => writeBack.flushAll(),
     opens: () => files.inos(),
@@ -153,8 +162,8 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
       await master.read(release, () => ({ inos: inos() }));
     },
   });
-  const parts = { master, cache, reader, writer, writeBack, files, clock, log, showSnapshots };
-  return { ...parts, nodes: new Nodes(), pool };
+  const parts = { master, cache, reader, writer, writeBack, files, kernel, clock, log };
+  return { ...parts, showSnapshots, nodes: new Nodes(), pool };
 }
 
 function assemble(context: Context): FileSystem {
@@ -165,7 +174,7 @@ function assemble(context: Context): FileSystem {
     ...directoryOps(context),
     ...rangeOps(),
     ...lockOps(),
-    ...kernelOps(),
+    ...kernelOps(context),
   };
 }
 

@@ -22,6 +22,8 @@ export interface RequestKey {
 /** What an operation changed that others may have cached. */
 export interface Touched {
   inos: ReadonlySet<Ino>;
+  /** Those of `inos` whose contents, or list of entries, changed. */
+  contents: ReadonlySet<Ino>;
   entries: readonly { parent: Ino; name: Buffer }[];
 }
 
@@ -153,11 +155,9 @@ export class Committer {
     for (const action of outcome.after) action();
     const { txn } = outcome;
     if (txn.garbage.length > 0) this.onGarbage(txn.garbage);
-    const touched = { inos: txn.touchedInos, entries: txn.touchedEntries };
-    const told =
-      touched.inos.size > 0 || touched.entries.length > 0
-        ? this.onCommit(touched, queued.origin)
-        : undefined;
+    const touched = txn.touched;
+    const any = touched.inos.size > 0 || touched.entries.length > 0;
+    const told = any ? this.onCommit(touched, queued.origin) : undefined;
     if (!told) return queued.resolve(outcome.value);
     told.then(() => queued.resolve(outcome.value), queued.reject);
   }

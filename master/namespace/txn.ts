@@ -44,9 +44,12 @@ export class Txn {
   readonly #ids: Ids;
   readonly #changes = new Map<string, { table: Table; key: Buffer; value: Buffer | undefined }>();
   readonly #after: (() => void)[] = [];
-  /** What other mounts may have cached and what is now different. */
-  readonly touchedInos = new Set<Ino>();
-  readonly touchedEntries: { parent: Ino; name: Buffer }[] = [];
+  /** What mounts may have cached and what is now different. */
+  readonly touched = {
+    inos: new Set<Ino>(),
+    contents: new Set<Ino>(),
+    entries: [] as { parent: Ino; name: Buffer }[],
+  };
 
   constructor(options: {
     reader: StoreReader;
@@ -104,12 +107,12 @@ export class Txn {
   }
 
   putInode(ino: Ino, inode: Fresh<Inode>): void {
-    this.touchedInos.add(ino);
+    this.touched.inos.add(ino);
     this.#replace("inode", ino, numberKey(ino), encodeInode({ ...inode, since: this.epoch }));
   }
 
   removeInode(ino: Ino): void {
-    this.touchedInos.add(ino);
+    this.touched.inos.add(ino);
     this.#replace("inode", ino, numberKey(ino), undefined);
   }
 
@@ -127,13 +130,15 @@ export class Txn {
   }
 
   putEntry(parent: Ino, name: Buffer, entry: Fresh<EntryRecord>): void {
-    this.touchedEntries.push({ parent, name });
+    this.touched.contents.add(parent);
+    this.touched.entries.push({ parent, name });
     const record = encodeEntry({ ...entry, since: this.epoch });
     this.#replace("entry", parent, nameKey(parent, name), record);
   }
 
   removeEntry(parent: Ino, name: Buffer): void {
-    this.touchedEntries.push({ parent, name });
+    this.touched.contents.add(parent);
+    this.touched.entries.push({ parent, name });
     this.#replace("entry", parent, nameKey(parent, name), undefined);
   }
 
@@ -173,6 +178,7 @@ export class Txn {
     const key = numberKey(ino, index);
     const old = this.findChunkRef(ino, index);
     const record = handle === undefined ? undefined : encodeChunkRef({ handle, since: this.epoch });
+    this.touched.contents.add(ino);
     const kept = this.#replace("chunkmap", ino, key, record);
     if (old && !kept) this.dropReference(old.handle);
   }

@@ -14,6 +14,7 @@ import type { NamespaceReader } from "../namespace/ops/read.ts";
 import { numberKey } from "../store/bytes.ts";
 import { decodeChunkRef } from "../store/tables.ts";
 import type { Txn } from "../namespace/txn.ts";
+import { lease } from "./leases.ts";
 import type { Session, Sessions } from "./sessions.ts";
 
 /**
@@ -56,6 +57,8 @@ export class FileService {
       const { ino, created } = createFile(txn, params);
       // Before the commit: an unlink in the same group must find it open.
       this.#sessions.opened(session, ino);
+      this.#leaseOpen(session, ino);
+      this.#sessions.lease(session, params.parent, lease.names);
       const granted = created && params.write ? this.#chunks.planFirst(txn, ino) : undefined;
       const attr = this.attr(txn, ino);
       return granted ? { attr, created, grant: granted } : { attr, created };
@@ -73,7 +76,10 @@ export class FileService {
     const inode = this.#reader.inode(ino, at);
     const isTrash = inode.nlink === 0 && !this.#sessions.isOrphan(ino);
     if (at === undefined && isTrash) throw new StatusError("stale", "the file has been deleted");
-    if (at === undefined) this.#sessions.opened(session, ino);
+    if (at === undefined) {
+      this.#sessions.opened(session, ino);
+      this.#leaseOpen(session, ino);
+    }
     const attr = params.truncate
       ? await this.setSize({ ino, size: 0 }, mutate)
       : this.#reader.getattr(ino, at);
@@ -83,6 +89,10 @@ export class FileService {
     }
     const [location] = await this.#chunks.locate(ino, at, { first: 0, count: 1 });
     return location ? { attr, location } : { attr };
+  }
+
+  #leaseOpen(session: Session, ino: Ino): void {
+    this.#sessions.lease(session, ino, lease.attributes | lease.contents);
   }
 
   #openEmpty(txn: Txn, ino: Ino): ReplyOf<typeof open> {

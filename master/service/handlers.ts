@@ -18,6 +18,8 @@ import { rename } from "../namespace/ops/rename.ts";
 import { dropSnapshot, renameSnapshot } from "../namespace/ops/snapshot.ts";
 import type { Txn } from "../namespace/txn.ts";
 import type { Mutate } from "./files.ts";
+import { lease } from "./leases.ts";
+import type { Session, Sessions } from "./sessions.ts";
 
 /** What the master answers, by the role of the one who asks. */
 export function handlersFor(master: Master, role: Role): Handlers {
@@ -49,10 +51,21 @@ function mutateFor(master: Master, connection: Connection, request: Sequence): M
     committer.run(
       (txn) => {
         sessions.forgetReplies(txn, asker, request.acked);
-        return work(txn);
+        const result = work(txn);
+        leaseChanged(sessions, asker, txn);
+        return result;
       },
       { session: asker.id, seq: request.seq },
     );
+}
+
+/**
+ * The mount knows what it has changed itself. The leases begin with the transaction: the next one
+ * in its group may change the same.
+ */
+function leaseChanged(sessions: Sessions, asker: Session, { touched }: Txn): void {
+  for (const ino of touched.inos) sessions.lease(asker, ino, lease.attributes);
+  for (const { parent } of touched.entries) sessions.lease(asker, parent, lease.names);
 }
 
 /** `at`, if it is the epoch of a live snapshot. */
@@ -83,26 +96,52 @@ function serveSession(handlers: Handlers, master: Master): void {
 }
 
 function serveReads(handlers: Handlers, master: Master): void {
-  const { reader } = master;
+  const { reader, sessions } = master;
   const at = (epoch: Epoch | undefined): Epoch | undefined => liveEpoch(master, epoch);
+  /** Leases for what is read now; the past does not change. */
+  const told = (
+    { connection }: RequestContext,
+    params: { at?: Epoch | undefined },
+    leased: readonly (readonly [ino: Ino, bits: number])[],
+  ): void => {
+    if (params.at !== undefined) return;
+    const asker = sessions.find(connection);
+    for (const [ino, bits] of leased) sessions.lease(asker, ino, bits);
+  };
   handlers
-    .serve(namespace.lookup, (params) => ({
-      attr: reader.lookup(params.parent, params.name, at(params.at)),
-    }))
+    .serve(namespace.lookup, (params, context) => {
+      // Also that there is no such name is something to be told of.
+      told(context, params, [[params.parent, lease.names]]);
+      const attr = reader.lookup(params.parent, params.name, at(params.at));
+      told(context, params, [[attr.ino, lease.attributes]]);
+      return { attr };
+    })
     .serve(namespace.walk, (params) => ({
       attrs: reader.walk(params.from, params.names, at(params.at)),
     }))
-    .serve(namespace.getattr, (params) => ({ attr: reader.getattr(params.ino, at(params.at)) }))
+    .serve(namespace.getattr, (params, context) => {
+      const attr = reader.getattr(params.ino, at(params.at));
+      told(context, params, [[params.ino, lease.attributes]]);
+      return { attr };
+    })
     .serve(namespace.readlink, (params) => ({ target: reader.readlink(params.ino, at(params.at)) }))
-    .serve(namespace.readdir, (params) =>
-      reader.readdir(params.ino, at(params.at), { after: params.after, limit: params.limit }),
-    )
-    .serve(namespace.getxattr, (params) => ({
-      value: reader.getxattr(params.ino, params.name, at(params.at)),
-    }))
-    .serve(namespace.listxattr, (params) => ({
-      names: reader.listxattr(params.ino, at(params.at)),
-    }))
+    .serve(namespace.readdir, (params, context) => {
+      const { ino, after, limit } = params;
+      const page = reader.readdir(ino, at(params.at), { after, limit });
+      told(context, params, [
+        [ino, lease.names | lease.contents],
+        ...page.entries.map(({ attr }) => [attr.ino, lease.attributes] as const),
+      ]);
+      return page;
+    })
+    .serve(namespace.getxattr, (params, context) => {
+      told(context, params, [[params.ino, lease.attributes]]);
+      return { value: reader.getxattr(params.ino, params.name, at(params.at)) };
+    })
+    .serve(namespace.listxattr, (params, context) => {
+      told(context, params, [[params.ino, lease.attributes]]);
+      return { names: reader.listxattr(params.ino, at(params.at)) };
+    })
     .serve(namespace.statfs, () => master.status.statfs())
     .serve(chunk.locate, async (params) => ({
       locations: await master.chunks.locate(params.ino, at(params.at), params),
@@ -120,6 +159,9 @@ function serveNamespace(handlers: Handlers, master: Master): void {
     request: Sequence,
     work: (txn: Txn) => T,
   ): Promise<T> => mutateFor(master, context.connection, request)(work);
+  const closed = ({ connection }: RequestContext, params: { closed?: Ino | undefined }): void => {
+    if (params.closed !== undefined) sessions.closed(sessions.of(connection), params.closed);
+  };
   const made = (txn: Txn, { ino }: { ino: Ino }) => ({ attr: files.attr(txn, ino) });
 
   handlers
@@ -138,15 +180,17 @@ function serveNamespace(handlers: Handlers, master: Master): void {
         return made(txn, params);
       }),
     )
-    .serve(namespace.unlink, (params, context) =>
-      mutate(context, params, (txn) => ({ ino: unlink(txn, { ...params, isOpen }) })),
-    )
+    .serve(namespace.unlink, (params, context) => {
+      closed(context, params);
+      return mutate(context, params, (txn) => ({ ino: unlink(txn, { ...params, isOpen }) }));
+    })
     .serve(namespace.rmdir, (params, context) =>
       mutate(context, params, (txn) => ({ ino: removeDirectory(txn, params) })),
     )
-    .serve(namespace.rename, (params, context) =>
-      mutate(context, params, (txn) => rename(txn, { ...params, isOpen })),
-    )
+    .serve(namespace.rename, (params, context) => {
+      closed(context, params);
+      return mutate(context, params, (txn) => rename(txn, { ...params, isOpen }));
+    })
     .serve(namespace.setxattr, (params, context) =>
       mutate(context, params, (txn) => {
         setXattr(txn, params);

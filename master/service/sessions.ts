@@ -11,6 +11,7 @@ import { type Committer, decodeReply, encodeReply, type Touched } from "../names
 import { discard, orphanKey } from "../namespace/ops/common.ts";
 import type { Txn } from "../namespace/txn.ts";
 import { numberFromKey, numberKey } from "../store/bytes.ts";
+import { Leases, type Told } from "./leases.ts";
 
 /**
  * How long a change waits for another mount to drop what it has cached, before that one is cut off.
@@ -32,6 +33,7 @@ export interface Session {
   /** On the monotonic clock: when its connection was last there. */
   lastSeenMs: number;
   readonly opens: Set<Ino>;
+  readonly leases: Leases;
   /** Replies up to this number are forgotten. */
   forgotten: number;
 }
@@ -89,6 +91,11 @@ export class Sessions {
     return session;
   }
 
+  /** The session of a connection, if it has opened one. */
+  find(connection: Connection): Session | undefined {
+    return this.#byConnection.get(connection);
+  }
+
   /**
    * True if a session has the inode open; also while a session from before a restart has not said
    * what it has open: what is unlinked meanwhile becomes an orphan.
@@ -110,15 +117,17 @@ export class Sessions {
 
   /** `inos` are closed for good by this session; orphans among them become trash. */
   async released(session: Session, inos: readonly Ino[]): Promise<void> {
-    const orphans: Ino[] = [];
-    for (const ino of inos) {
-      if (!session.opens.delete(ino)) continue;
-      const left = (this.#openCounts.get(ino) ?? 1) - 1;
-      if (left > 0) this.#openCounts.set(ino, left);
-      else this.#openCounts.delete(ino);
-      if (left <= 0 && this.isOrphan(ino)) orphans.push(ino);
-    }
-    await this.discardOrphans(orphans);
+    const closed = inos.filter((ino) => this.closed(session, ino));
+    await this.discardOrphans(closed.filter((ino) => this.isOrphan(ino)));
+  }
+
+  /** As `released`, for an inode that is not an orphan. True if nobody has it open any more. */
+  closed(session: Session, ino: Ino): boolean {
+    if (!session.opens.delete(ino)) return false;
+    const left = (this.#openCounts.get(ino) ?? 1) - 1;
+    if (left > 0) this.#openCounts.set(ino, left);
+    else this.#openCounts.delete(ino);
+    return left <= 0;
   }
 
   /** Orphans that nobody has open become trash. */
@@ -160,11 +169,16 @@ export class Sessions {
     session.connection?.close("the session goes on over another connection");
     if (session.connection) this.#byConnection.delete(session.connection);
     session.connection = connection;
+    // It has dropped its caches when it lost its connection.
+    session.leases.clear();
     session.name = connection.peerName;
     session.lastSeenMs = this.#clock.nowMs();
     this.#byConnection.set(connection, session);
-    for (const ino of params.opens) this.opened(session, ino);
+    const opens = new Set(params.opens);
+    const closed = [...session.opens].filter((ino) => !opens.has(ino));
+    for (const ino of opens) this.opened(session, ino);
     this.#awaited.delete(session.id);
+    await this.released(session, closed);
     connection.onClose(() => this.#disconnected(connection));
     this.#log.event("session.open", { session: session.id, name: session.name, resumed });
     return { session, resumed };
@@ -189,6 +203,7 @@ export class Sessions {
       connection: undefined,
       lastSeenMs: this.#clock.nowMs(),
       opens: new Set(),
+      leases: new Leases(),
       forgotten: 0,
     };
   }
@@ -238,25 +253,39 @@ export class Sessions {
   }
 
   /**
-   * Tells the other mounts what has changed, and waits until they have dropped it from their
-   * caches. One that does not answer loses its connection, and with it its right to cache.
+   * Tells the other mounts that may have cached it what has changed, and waits until they have
+   * dropped it. One that does not answer loses its connection, and with it its right to cache.
    */
   invalidateOthers(touched: Touched, origin: SessionId | undefined): Promise<void> | undefined {
-    const others = this.mounts().filter((s) => s.connection && s.id !== origin);
-    if (others.length === 0) return undefined;
-    const params = {
-      inos: [...touched.inos],
-      entries: [...touched.entries],
-    };
-    const told = others.map(async ({ connection, id }) => {
-      try {
-        await connection?.call(invalidate, params, { deadlineMs: invalidateMs });
-      } catch (error) {
-        this.#log.warn("session.no-invalidate", { session: id, error });
-        connection?.close("did not drop its caches in time");
-      }
-    });
-    return Promise.all(told).then(() => undefined);
+    let waiting: Promise<void>[] | undefined;
+    for (const session of this.#byConnection.values()) {
+      if (session.id === origin || session.mountpoint === "") continue;
+      const told = toldOf(session, touched);
+      if (!told) continue;
+      waiting ??= [];
+      waiting.push(this.#invalidate(session, { everything: false, ...told }));
+    }
+    return waiting && Promise.all(waiting).then(() => undefined);
+  }
+
+  /** Records what the session is told, so that it hears of changes. */
+  lease(session: Session | undefined, ino: Ino, bits: number): void {
+    if (!session || session.mountpoint === "") return;
+    session.leases.grant(ino, bits);
+    if (!session.leases.overflowed) return;
+    session.leases.overflowed = false;
+    const everything = { everything: true, inos: [], contents: [], entries: [] };
+    void this.#invalidate(session, everything);
+  }
+
+  async #invalidate(session: Session, told: RequestOf<typeof invalidate>): Promise<void> {
+    const { connection, id } = session;
+    try {
+      await connection?.call(invalidate, told, { deadlineMs: invalidateMs });
+    } catch (error) {
+      this.#log.warn("session.no-invalidate", { session: id, error });
+      connection?.close("did not drop its caches in time");
+    }
   }
 
   /** Asks every mount to send what it holds unwritten. Returns the names of those that did not. */
@@ -275,4 +304,18 @@ export class Sessions {
     );
     return outcomes.filter((name) => name !== undefined);
   }
+}
+
+/**
+ * What the session has to be told. Of a file that it has open it hears everything: it may have
+ * leave to write chunks that are gone.
+ */
+function toldOf(session: Session, touched: Touched): Told | undefined {
+  const told = session.leases.take(touched);
+  for (const ino of touched.inos) {
+    if (!session.opens.has(ino)) continue;
+    if (!told.inos.includes(ino)) told.inos.push(ino);
+    if (touched.contents.has(ino) && !told.contents.includes(ino)) told.contents.push(ino);
+  }
+  return told.inos.length > 0 || told.entries.length > 0 ? told : undefined;
 }

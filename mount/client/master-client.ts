@@ -6,7 +6,7 @@ import type { Tasks } from "../../common/tasks.ts";
 import { type Connection, Handlers } from "../../protocol/connection.ts";
 import { type Connect, dial } from "../../protocol/dial.ts";
 import type { Ino, SessionId } from "../../protocol/id.ts";
-import type { Method, Sequence } from "../../protocol/method.ts";
+import type { Method, RequestOf, Sequence } from "../../protocol/method.ts";
 import { invalidate } from "../../protocol/methods/namespace.ts";
 import {
   closeSession,
@@ -40,10 +40,13 @@ export interface MasterClientOptions {
   log: Log;
   tasks: Tasks;
   random: () => number;
-  /** Another mount changed these. */
-  onInvalidate: (inos: readonly Ino[], entries: readonly { parent: Ino; name: Buffer }[]) => void;
-  /** The connection is lost: what others change is not heard of any more. */
-  onDisconnect: () => void;
+  /** Others have changed these. Resolves when nothing is answered from what was cached of them. */
+  onInvalidate: (changes: RequestOf<typeof invalidate>) => Promise<void>;
+  /**
+   * The connection is lost: what others change is not heard of any more. Until it resolves, no
+   * request is sent over the next one.
+   */
+  onDisconnect: () => Promise<void>;
   /** Send what is unwritten, and commit it. */
   onFlush: () => Promise<void>;
   /** What is open, to be told when the session goes on. */
@@ -68,6 +71,8 @@ export class MasterClient {
   #resume: SessionId | undefined;
   #ready = newSignal();
   #numbers = new Numbers();
+  /** Resolves when what was cached under the last connection has been dropped. */
+  #dropped: Promise<void> = Promise.resolve();
 
   constructor(options: MasterClientOptions) {
     this.#options = options;
@@ -105,7 +110,13 @@ export class MasterClient {
     }
   }
 
+  /** True while the master tells this mount what others change. */
+  get isConnected(): boolean {
+    return this.#session !== undefined && !this.#session.connection.closed;
+  }
+
   async #open(): Promise<void> {
+    await this.#dropped;
     const { address, connect, clock, log, mountpoint, name, opens, secret } = this.#options;
     const { connection, cluster } = await dial({
       address,
@@ -142,14 +153,14 @@ export class MasterClient {
     if (this.#session?.connection !== connection) return;
     this.#session = undefined;
     this.#ready = newSignal();
-    this.#options.onDisconnect();
+    this.#dropped = this.#options.onDisconnect();
   }
 
   #handlers(): Handlers {
     const { onInvalidate, onFlush } = this.#options;
     return new Handlers()
-      .serve(invalidate, ({ inos, entries }) => {
-        onInvalidate(inos, entries);
+      .serve(invalidate, async (changes) => {
+        await onInvalidate(changes);
         return {};
       })
       .serve(flushSession, async () => {

@@ -1,10 +1,11 @@
 import { LRUCache } from "lru-cache";
-import type { Ino } from "../../protocol/id.ts";
+import type { Epoch, Ino } from "../../protocol/id.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 
 /** About 300 bytes each: bounded whatever the filesystem's size (P8). */
 const attrsMax = 50_000;
 const entriesMax = 100_000;
+const directoriesMax = 100_000;
 const xattrsMax = 20_000;
 
 /** Changes remembered one by one; an answer asked for before the oldest of them is not kept. */
@@ -21,8 +22,11 @@ const changesMax = 20_000;
  */
 export class MetaCache {
   readonly #attrs = new LRUCache<Ino, Attr>({ max: attrsMax });
+  readonly #frozen = new LRUCache<string, Attr>({ max: attrsMax });
   /** 0: known not to exist. */
   readonly #entries = new LRUCache<string, Ino | 0>({ max: entriesMax });
+  /** Directories of which the master tells what changes. */
+  readonly #directories = new LRUCache<Ino, true>({ max: directoriesMax });
   readonly #xattrs = new LRUCache<Ino, Map<string, Buffer | undefined>>({ max: xattrsMax });
   /** Counts changes. */
   #now = 0;
@@ -53,6 +57,16 @@ export class MetaCache {
     return known && this.putAttr(attr, this.#now);
   }
 
+  /** An inode as it was in a snapshot: that does not change. */
+  frozen({ ino, at }: { ino: Ino; at: Epoch }): Attr | undefined {
+    return this.#frozen.get(`${ino}@${at}`);
+  }
+
+  putFrozen({ ino, at }: { ino: Ino; at: Epoch }, attr: Attr): true {
+    this.#frozen.set(`${ino}@${at}`, attr);
+    return true;
+  }
+
   /** The inode of a name, 0 if there is none, undefined if that is not known. */
   entry(parent: Ino, name: Buffer): Ino | 0 | undefined {
     return this.#entries.get(entryKey(parent, name));
@@ -60,7 +74,14 @@ export class MetaCache {
 
   putEntry(parent: Ino, name: Buffer, ino: Ino | 0, ticket: number): void {
     const key = entryKey(parent, name);
-    if (this.#unchanged(key, ticket)) this.#entries.set(key, ino);
+    if (!this.#unchanged(key, ticket)) return;
+    this.#entries.set(key, ino);
+    this.#directories.set(parent, true);
+  }
+
+  /** True if the master tells this mount of changes to the names in `parent`. */
+  knowsNames(parent: Ino): boolean {
+    return this.#directories.has(parent);
   }
 
   /** As `putEntry`, with the answer to a change that this mount has made. */
@@ -115,6 +136,7 @@ export class MetaCache {
     this.#changes.clear();
     this.#attrs.clear();
     this.#entries.clear();
+    this.#directories.clear();
     this.#xattrs.clear();
   }
 

@@ -9,6 +9,7 @@ import type { MasterClient } from "../client/master-client.ts";
 import type { MetaCache } from "../client/meta-cache.ts";
 import type { WriteBack } from "../client/write-back.ts";
 import type { Caller, Entry, NodeAttr } from "../fuse/filesystem.ts";
+import type { Kernel } from "./kernel.ts";
 import { nodeAttr, type NodeRef, type Nodes } from "./nodes.ts";
 import type { OpenFiles } from "./open-files.ts";
 
@@ -21,6 +22,7 @@ export interface Context {
   readonly writeBack: WriteBack;
   readonly nodes: Nodes;
   readonly files: OpenFiles;
+  readonly kernel: Kernel;
   readonly clock: Clock;
   readonly log: Log;
   readonly showSnapshots: boolean;
@@ -38,13 +40,14 @@ const overtakenMax = 8;
 export async function attrOf(context: Context, ref: NodeRef, caller: Caller): Promise<Attr> {
   const { cache, master } = context;
   for (let overtaken = 0; ; overtaken += 1) {
-    const known = ref.kind === "frozen" ? undefined : cache.attr(ref.ino);
+    const known = ref.kind === "frozen" ? cache.frozen(ref) : cache.attr(ref.ino);
     if (known) return withPending(context, ref, known);
     const ticket = cache.ticket();
     const { attr } = await master.read(getattr, { ino: ref.ino, ...atOf(ref) }, caller.signal);
     // An answer from before a commit of our own has the old size, and what was written is not
     // pending any more: it would make the file shrink for a moment.
-    const current = ref.kind === "frozen" || cache.putAttr(attr, ticket);
+    const current =
+      ref.kind === "frozen" ? cache.putFrozen(ref, attr) : cache.putAttr(attr, ticket);
     if (current || overtaken === overtakenMax) return withPending(context, ref, attr);
   }
 }

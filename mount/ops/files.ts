@@ -66,11 +66,16 @@ async function openFile(
   const { files, writeBack } = context;
   const { ino } = ref;
   if (ref.kind !== "live") {
-    await askToOpen(context, ref, { truncate: false, write: false }, caller);
-    return asOpened(files.add(newlyOpened(context, budget, ref, flags)));
+    await attrOf(context, ref, caller);
+    // A snapshot does not change.
+    const file = files.add(newlyOpened(context, budget, ref, flags));
+    return { file, keepCache: true, directIo: false };
   }
   files.hold(ino);
   try {
+    if (!truncate && isKnown(context, ino)) {
+      return asOpened(context, ino, files.add(newlyOpened(context, budget, ref, flags)));
+    }
     const how = { truncate, write: writes };
     const ask = (): Promise<void> => askToOpen(context, ref, how, caller);
     await (truncate ? writeBack.exclusively(ino, ask, caller.signal) : ask());
@@ -78,11 +83,24 @@ async function openFile(
     files.letGo(ino);
     throw error;
   }
-  return asOpened(files.add(newlyOpened(context, budget, ref, flags)));
+  return asOpened(context, ino, files.add(newlyOpened(context, budget, ref, flags)));
 }
 
-function asOpened(file: OpenFile): Opened {
-  return { file, keepCache: false, directIo: false };
+/**
+ * True if opening the file again needs no question: for the master it is open already, and would
+ * have told of changes (P4).
+ */
+function isKnown({ files, cache, kernel, master }: Context, ino: Ino): boolean {
+  return (
+    files.isOpened(ino) &&
+    cache.attr(ino) !== undefined &&
+    kernel.knowsContents(ino) &&
+    master.isConnected
+  );
+}
+
+function asOpened({ kernel }: Context, ino: Ino, file: OpenFile): Opened {
+  return { file, keepCache: kernel.opened(ino), directIo: false };
 }
 
 async function askToOpen(
@@ -99,6 +117,7 @@ async function askToOpen(
   const learn = reader.learner({ ino, at });
   const ticket = cache.ticket();
   const reply = await master.mutate(open, { ino, ...atOf(ref), ...how }, caller.signal);
+  context.files.opened(ino);
   if (how.truncate) {
     sizeChanged(context, ino, 0);
     cache.changedAttr(reply.attr, ticket);
@@ -144,7 +163,7 @@ async function createFile(
     }
     const latest = current && !truncate ? attr : await attrOf(context, ref, caller);
     const file = files.add(newlyOpened(context, budget, ref, flags));
-    return { ...entryOf(context, ref, latest), ...asOpened(file) };
+    return { ...entryOf(context, ref, latest), ...asOpened(context, attr.ino, file) };
   } catch (error) {
     files.letGo(attr.ino);
     throw error;
@@ -171,6 +190,7 @@ async function askToCreate(
       // A release of the file, which existed, has passed by: it may not count as open any more.
       if (!created && opening.crossed(attr.ino)) continue;
       files.hold(attr.ino);
+      files.opened(attr.ino);
       const current = learnNew(context, { parent, name, attr }, ticket);
       if (created) writer.forget(attr.ino);
       if (grant && current) writer.learn(attr.ino, grant);

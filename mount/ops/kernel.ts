@@ -1,8 +1,104 @@
-import type { FileSystem } from "../fuse/filesystem.ts";
+import { LRUCache } from "lru-cache";
+import { type Clock, sleep } from "../../common/clock.ts";
+import type { Log } from "../../common/log.ts";
+import type { Ino } from "../../protocol/id.ts";
+import type { RequestOf } from "../../protocol/method.ts";
+import type { invalidate } from "../../protocol/methods/namespace.ts";
+import type { FileSystem, KernelCaches, Node } from "../fuse/filesystem.ts";
+import type { Context } from "./context.ts";
 
 type Group = Pick<FileSystem, "mounted" | "validMs">;
 
+/**
+ * How long the kernel believes what it was told: for as long as the master tells this mount of
+ * changes, anything; but should this program be stopped, nothing older than this is believed.
+ */
+const validMs = 600_000;
+/**
+ * The master waits this long at most for the kernel to drop something, well inside what it allows:
+ * a page that is being written cannot be dropped before.
+ */
+const dropMsMax = 1_000;
+/** Files of which the kernel may still have true pages when they are opened again. */
+const filesMax = 100_000;
+
+type Changes = RequestOf<typeof invalidate>;
+
+/** What the kernel has cached of this mount, as far as this program has a say in it. */
+export class Kernel {
+  #caches: KernelCaches | undefined;
+  /** Files whose contents have been as the kernel may have them since they were last opened. */
+  readonly #pages = new LRUCache<Ino, true>({ max: filesMax });
+  readonly #clock: Clock;
+  readonly #log: Log;
+
+  constructor(options: { clock: Clock; log: Log }) {
+    this.#clock = options.clock;
+    this.#log = options.log;
+  }
+
+  mounted(caches: KernelCaches): void {
+    this.#caches = caches;
+  }
+
+  /** True if the file's contents have not changed since it was last opened here. */
+  knowsContents(ino: Ino): boolean {
+    return this.#pages.has(ino);
+  }
+
+  /** The file has been opened. True if the pages that the kernel has of it are still true. */
+  opened(ino: Ino): boolean {
+    const known = this.#pages.has(ino);
+    this.#pages.set(ino, true);
+    return known;
+  }
+
+  /** Others have changed this. Resolves when the kernel has dropped it, or after `dropMsMax`. */
+  changed({ inos, contents, entries }: Changes): Promise<void> {
+    const changed = new Set(contents);
+    for (const ino of contents) this.#pages.delete(ino);
+    const caches = this.#caches;
+    if (!caches) return Promise.resolve();
+    const drops = entries.map(({ parent, name }) => caches.dropEntry(parent, Buffer.from(name)));
+    for (const ino of inos) drops.push(caches.dropNode(ino, { pages: changed.has(ino) }));
+    return this.#within(drops);
+  }
+
+  /** What this mount has of the contents of `ino` may not be what they are. */
+  dropContents(ino: Ino): void {
+    this.#pages.delete(ino);
+    void this.#within([this.#caches?.dropNode(ino, { pages: true }) ?? Promise.resolve()]);
+  }
+
+  allChanged(): Promise<void> {
+    this.#pages.clear();
+    return this.#within([this.#caches?.dropAll() ?? Promise.resolve()]);
+  }
+
+  async #within(drops: readonly Promise<void>[]): Promise<void> {
+    const done = new AbortController();
+    const all = Promise.all(drops)
+      .catch((error: unknown) => this.#log.warn("kernel.drop-failed", { error }))
+      .finally(() => done.abort());
+    await Promise.race([all, sleep(this.#clock, dropMsMax, done.signal)]);
+    if (!done.signal.aborted) this.#log.warn("kernel.drop-slow", { drops: drops.length });
+  }
+}
+
 /** What the kernel may keep. */
-export function kernelOps(): Group {
-  return { mounted: () => undefined, validMs: () => 0 };
+export function kernelOps(context: Context): Group {
+  const { kernel, nodes, cache, master, writeBack } = context;
+  const isValid = (node: Node, what: "attributes" | "names"): boolean => {
+    const ref = nodes.find(node);
+    if (!ref || ref.kind === "snapshots") return false;
+    // A snapshot does not change.
+    if (ref.kind === "frozen") return true;
+    if (!master.isConnected) return false;
+    if (what === "names") return cache.knowsNames(ref.ino);
+    return cache.attr(ref.ino) !== undefined && writeBack.pending(ref.ino) === undefined;
+  };
+  return {
+    mounted: (caches) => kernel.mounted(caches),
+    validMs: (node, what) => (isValid(node, what) ? validMs : 0),
+  };
 }

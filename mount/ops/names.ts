@@ -64,7 +64,8 @@ export function nameOps(context: Context): Group {
     async unlink(parent, name, caller) {
       const dir = writable(context, parent, name);
       const ticket = context.cache.ticket();
-      const { ino } = await master.mutate(unlink, { parent: dir, name }, caller.signal);
+      const request = { parent: dir, name, ...closing(context, dir, name) };
+      const { ino } = await master.mutate(unlink, request, caller.signal);
       gone(context, { parent: dir, name, ino }, ticket);
     },
 
@@ -109,6 +110,7 @@ function gone(
   entry: { parent: Ino; name: Buffer; ino: Ino },
   ticket: number,
 ): void {
+  context.files.unpark(entry.ino);
   context.cache.dropAttr(entry.parent);
   context.cache.dropAttr(entry.ino);
   context.cache.changedEntry(entry.parent, entry.name, 0, ticket);
@@ -142,13 +144,22 @@ async function move(
       newName: target.name,
       noReplace: (flags & renameFlags.noReplace) !== 0,
       exchange: (flags & renameFlags.exchange) !== 0,
+      ...closing(context, newParent, target.name),
     },
     caller.signal,
   );
   entryChanged(context, parent, source.name);
   entryChanged(context, newParent, target.name);
   cache.dropAttr(moved);
-  if (replaced !== undefined) cache.dropAttr(replaced);
+  if (replaced === undefined) return;
+  cache.dropAttr(replaced);
+  context.files.unpark(replaced);
+}
+
+/** What is about to be removed is not kept open: it would become an orphan for a moment. */
+function closing({ cache, files }: Context, parent: Ino, name: Buffer): { closed?: Ino } {
+  const ino = cache.entry(parent, name);
+  return ino !== undefined && ino !== 0 && files.takeParked(ino) ? { closed: ino } : {};
 }
 
 function sameSnapshots(from: NodeRef, to: NodeRef): Ino {

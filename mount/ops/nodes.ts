@@ -40,10 +40,14 @@ export class Nodes {
   #next = firstTableNode;
 
   ref(node: Node): NodeRef {
+    const ref = this.find(node);
+    if (!ref) throw new StatusError("stale", "this node has been forgotten");
+    return ref;
+  }
+
+  find(node: Node): NodeRef | undefined {
     if (node < firstTableNode) return { kind: "live", ino: toIno(node) };
-    const row = this.#byNode.get(node);
-    if (!row) throw new StatusError("stale", "this node has been forgotten");
-    return row.ref;
+    return this.#byNode.get(node)?.ref;
   }
 
   /** The inode of a node in which something is to be changed: snapshots are read-only. */

@@ -11,6 +11,8 @@ import type { NodeRef } from "./nodes.ts";
 /** Releases are told to the master together. */
 const releaseDelayMs = 20;
 const releasesMax = 4096;
+/** Files closed here that the master still counts as open, so that opening them again is free. */
+const parkedMax = 4096;
 
 export interface OpenRegular {
   kind: "file";
@@ -41,8 +43,11 @@ export interface Opening {
  * Open files and directories by their ids; and which inodes this mount has open. An inode counts as
  * open before the master is asked to open it: a release sent meanwhile would undo that.
  *
- *   hold ──> open under way ──answered──> add … remove ──> let go ──last──> release
- *                          └──failed────────────────────> let go
+ *   hold ──> open under way ──opened──> add … remove ──> let go ──last──> parked ──> release
+ *                          └──failed──────────────────> let go ──last────────────────> release
+ *
+ * A parked inode is open for the master and for nobody here. It is released when it changes, when
+ * it is unlinked, or when there are too many.
  */
 export class OpenFiles {
   readonly #open = new Map<OpenFile, Opened>();
@@ -52,6 +57,10 @@ export class OpenFiles {
   readonly #readers = new Map<Ino, Set<ReadAhead>>();
   /** Closed by everybody here, and not told to the master yet. */
   readonly #closed = new Set<Ino>();
+  /** Inodes that the master has said it counts as open. */
+  readonly #opened = new Set<Ino>();
+  /** Of those, the ones that nobody here has open; the longest parked first. */
+  readonly #parked = new Set<Ino>();
   /** What has been released during each request that may open a file. */
   readonly #openings = new Set<Set<Ino>>();
   #telling = false;
@@ -70,6 +79,18 @@ export class OpenFiles {
   hold(ino: Ino): void {
     this.#counts.set(ino, (this.#counts.get(ino) ?? 0) + 1);
     this.#closed.delete(ino);
+    this.#parked.delete(ino);
+  }
+
+  /** The master counts `ino`, which is held, as open. */
+  opened(ino: Ino): void {
+    assert(this.#counts.has(ino), "a file is held while it is opened");
+    this.#opened.add(ino);
+  }
+
+  /** True if the master counts `ino` as open: there is no need to ask. */
+  isOpened(ino: Ino): boolean {
+    return this.#opened.has(ino);
   }
 
   /** Takes a `hold` back. Returns true when nobody has that inode open any more. */
@@ -80,9 +101,42 @@ export class OpenFiles {
       return false;
     }
     this.#counts.delete(ino);
+    if (this.#opened.has(ino)) this.#park(ino);
+    else this.#close(ino);
+    return true;
+  }
+
+  #park(ino: Ino): void {
+    this.#parked.add(ino);
+    for (const oldest of this.#parked) {
+      if (this.#parked.size <= parkedMax) return;
+      this.unpark(oldest);
+    }
+  }
+
+  /** `ino` is not to be kept open for the next one: it has changed, or has no name any more. */
+  unpark(ino: Ino): void {
+    if (this.#parked.delete(ino)) this.#close(ino);
+    else this.#opened.delete(ino);
+  }
+
+  /** True if `ino` was parked: the caller tells the master that it is not open any more. */
+  takeParked(ino: Ino): boolean {
+    if (!this.#parked.delete(ino)) return false;
+    this.#opened.delete(ino);
+    return true;
+  }
+
+  #close(ino: Ino): void {
+    this.#opened.delete(ino);
     this.#closed.add(ino);
     this.#tellLater();
-    return true;
+  }
+
+  /** The master will be told anew what is open: what is parked is not. */
+  disconnected(): void {
+    for (const ino of this.#parked) this.#opened.delete(ino);
+    this.#parked.clear();
   }
 
   opening(): Opening {
@@ -137,11 +191,13 @@ export class OpenFiles {
 
   /** What was read ahead of this inode is out of date. */
   changed(ino: Ino): void {
+    this.unpark(ino);
     for (const reader of this.#readers.get(ino) ?? []) reader.clear();
   }
 
   /** Anything may have changed unheard. */
   allChanged(): void {
+    for (const ino of [...this.#parked]) this.unpark(ino);
     for (const ino of this.#readers.keys()) this.changed(ino);
   }
 

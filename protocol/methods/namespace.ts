@@ -112,10 +112,11 @@ export const link = mutation({
   reply: { attr: AttrShape },
 });
 
+/** `closed`: what is there, as far as the mount knows; it counts as open, and is not any more. */
 export const unlink = mutation({
   code: 29,
   name: "namespace.unlink",
-  request: { parent: InoShape, name: Name },
+  request: { parent: InoShape, name: Name, closed: Opt(InoShape) },
   reply: { ino: InoShape },
 });
 
@@ -126,6 +127,7 @@ export const rmdir = mutation({
   reply: { ino: InoShape },
 });
 
+/** `closed` as for `unlink`: what is replaced. */
 export const rename = mutation({
   code: 31,
   name: "namespace.rename",
@@ -136,6 +138,7 @@ export const rename = mutation({
     newName: Name,
     noReplace: Type.Boolean(),
     exchange: Type.Boolean(),
+    closed: Opt(InoShape),
   },
   /** The inodes now and formerly at the new name. */
   reply: { moved: InoShape, replaced: Opt(InoShape) },
@@ -253,12 +256,18 @@ export const share = mutation({
   reply: { attr: AttrShape },
 });
 
-/** master → mount: another mount changed these; what is cached of them is out of date. */
+/**
+ * master → mount: others have changed these, and the mount may have them cached. Answered when
+ * nothing on that mount is answered from what is out of date. `contents`: those of `inos` whose
+ * contents are different too. `everything`: all that is cached may be out of date.
+ */
 export const invalidate = method({
   code: 45,
   name: "cache.invalidate",
   request: {
+    everything: Type.Boolean(),
     inos: List(InoShape, 65_536),
+    contents: List(InoShape, 65_536),
     entries: List(Type.Object({ parent: InoShape, name: Name }), 65_536),
   },
   reply: {},

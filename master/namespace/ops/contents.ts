@@ -44,6 +44,7 @@ export function commitWrite(
     mtime: wanted.mtime,
     ctime: txn.nowNs,
   };
+  txn.touched.contents.add(wanted.ino);
   txn.putInode(wanted.ino, committed);
   return committed;
 }
@@ -83,6 +84,7 @@ export function truncate(
     changed.chunks -= 1;
   }
   if (end % chunkBytes !== 0 && size !== inode.size) changed.chunks -= cutLast(txn, wanted, end);
+  txn.touched.contents.add(ino);
   txn.putInode(ino, changed);
   return changed;
 }
@@ -176,6 +178,7 @@ export function shareContents(txn: Txn, wanted: { source: Ino; at: Epoch; ino: I
     txn.setChunkRef(wanted.ino, numberFromKey(row.key, 8), handle);
     chunks += 1;
   }
+  txn.touched.contents.add(wanted.ino);
   const shared = { ...inode, size: source.size, chunks, mtime: txn.nowNs, ctime: txn.nowNs };
   txn.putInode(wanted.ino, shared);
   return shared;

@@ -56,3 +56,36 @@ await t.test("a create learns that a release of its file has passed it by", asyn
   next.end();
   sent.resolve();
 });
+
+await t.test("a closed file stays open for the master, until it changes", async (tt) => {
+  const { files, told, sent } = openFiles();
+  files.hold(file);
+  files.opened(file);
+  files.letGo(file);
+  tt.ok(files.isOpened(file), "opening it again is no question");
+  tt.same(files.inos(), [], "but a session that is resumed does not claim it");
+  files.unpark(file);
+  tt.notOk(files.isOpened(file));
+  tt.same((await told[0]!.promise)(), [file]);
+  sent.resolve();
+});
+
+await t.test("a file that lost its name while it was open is released when closed", async (tt) => {
+  const { files, told, sent } = openFiles();
+  files.hold(file);
+  files.opened(file);
+  files.unpark(file);
+  files.letGo(file);
+  tt.same((await told[0]!.promise)(), [file]);
+  sent.resolve();
+});
+
+await t.test("what was parked counts for nothing after the connection was lost", async (tt) => {
+  const { files } = openFiles();
+  files.hold(file);
+  files.opened(file);
+  files.letGo(file);
+  files.disconnected();
+  tt.notOk(files.isOpened(file));
+  tt.notOk(files.takeParked(file), "and is not told as closed");
+});

@@ -1,0 +1,129 @@
+import t, { type Test } from "tap";
+import { Leases, lease } from "../../master/service/leases.ts";
+import { Handlers } from "../../protocol/connection.ts";
+import { ino, rootIno } from "../../protocol/id.ts";
+import type { RequestOf } from "../../protocol/method.ts";
+import * as namespace from "../../protocol/methods/namespace.ts";
+import { flushSession, openSession } from "../../protocol/methods/session.ts";
+import { MasterCluster, TestMount } from "../support/master-cluster.ts";
+
+type Told = RequestOf<typeof namespace.invalidate>;
+
+/** A mount that remembers what it was told. */
+async function listener(cluster: MasterCluster): Promise<{ mount: TestMount; told: Told[] }> {
+  const told: Told[] = [];
+  const handlers = new Handlers()
+    .serve(namespace.invalidate, (changes) => {
+      told.push(structuredClone(changes));
+      return {};
+    })
+    .serve(flushSession, () => ({}));
+  const connection = await cluster.dial("mount", handlers);
+  await connection.call(openSession, { mountpoint: "/m", secret: "s", opens: [] });
+  return { mount: new TestMount(connection), told };
+}
+
+async function started(t: Test): Promise<MasterCluster> {
+  const cluster = new MasterCluster();
+  await cluster.start();
+  t.teardown(() => cluster.stop());
+  return cluster;
+}
+
+const named = (name: string) => ({ parent: rootIno, name: Buffer.from(name) });
+
+await t.test(
+  "a mount hears of changes to what it was told, before they are answered",
+  async (t) => {
+    const cluster = await started(t);
+    const one = await listener(cluster);
+    const other = await listener(cluster);
+    const { attr } = await one.mount.create("f");
+    await other.mount.read(namespace.lookup, named("f"));
+    await one.mount.mutate(namespace.setattr, { ino: attr.ino, mode: 0o600 });
+    t.match(other.told, [{ everything: false, inos: [attr.ino], contents: [], entries: [] }]);
+    t.same(one.told, [], "who makes a change knows it");
+  },
+);
+
+await t.test("a mount that was told nothing of an inode hears nothing of it", async (t) => {
+  const cluster = await started(t);
+  const one = await listener(cluster);
+  const other = await listener(cluster);
+  const { attr } = await one.mount.create("f");
+  await one.mount.mutate(namespace.setattr, { ino: attr.ino, mode: 0o600 });
+  await one.mount.mutate(namespace.unlink, named("f"));
+  t.same(other.told, []);
+});
+
+await t.test("that there is no such name is something to be told of, each time", async (t) => {
+  const cluster = await started(t);
+  const one = await listener(cluster);
+  const other = await listener(cluster);
+  await t.rejects(other.mount.read(namespace.lookup, named("f")), { message: "no such entry" });
+  await one.mount.create("f");
+  t.match(other.told[0]?.entries, [{ parent: rootIno, name: Buffer.from("f") }]);
+  await one.mount.create("g");
+  t.match(other.told[1]?.entries, [{ parent: rootIno, name: Buffer.from("g") }]);
+});
+
+await t.test("attributes are told of once, until they are asked for again", async (t) => {
+  const cluster = await started(t);
+  const one = await listener(cluster);
+  const other = await listener(cluster);
+  const { attr } = await one.mount.create("f");
+  const { ino } = attr;
+  await other.mount.read(namespace.getattr, { ino });
+  await one.mount.mutate(namespace.setattr, { ino, mode: 0o600 });
+  await one.mount.mutate(namespace.setattr, { ino, mode: 0o640 });
+  t.equal(other.told.length, 1);
+  const again = await other.mount.read(namespace.getattr, { ino });
+  t.equal(again.attr.mode & 0o777, 0o640);
+  await one.mount.mutate(namespace.setattr, { ino, mode: 0o644 });
+  t.equal(other.told.length, 2);
+});
+
+await t.test("of a file that it has open, a mount hears everything", async (t) => {
+  const cluster = await started(t);
+  const one = await listener(cluster);
+  const other = await listener(cluster);
+  const { attr } = await one.mount.create("f");
+  const { ino } = attr;
+  await other.mount.mutate(namespace.open, { ino, truncate: false, write: false });
+  for (const size of [5, 4, 3]) await one.mount.mutate(namespace.setattr, { ino, size });
+  t.same(
+    other.told.map(({ inos, contents }) => [inos, contents]),
+    Array.from({ length: 3 }, () => [[ino], [ino]]),
+  );
+});
+
+await t.test("two changes in one commit are both heard of", async (t) => {
+  const cluster = await started(t);
+  const one = await listener(cluster);
+  const other = await listener(cluster);
+  const { attr } = await one.mount.create("f");
+  const { ino } = attr;
+  await other.mount.mutate(namespace.setattr, { ino, mode: 0o666 });
+  t.equal(one.told.length, 1, "and has no lease any more");
+  // Both requests are in the same group: the second must find the first one's lease.
+  await Promise.all([
+    one.mount.mutate(namespace.setattr, { ino, mode: 0o600 }),
+    other.mount.mutate(namespace.setattr, { ino, mode: 0o640 }),
+  ]);
+  t.same(
+    one.told.map(({ inos }) => inos),
+    [[ino], [ino]],
+  );
+});
+
+await t.test("a mount that was told too much to remember drops everything", (t) => {
+  const leases = new Leases(2);
+  leases.grant(ino(5), lease.attributes);
+  leases.grant(ino(5), lease.contents);
+  leases.grant(ino(6), lease.names);
+  t.equal(leases.overflowed, false);
+  leases.grant(ino(7), lease.attributes);
+  t.equal(leases.overflowed, true);
+  t.equal(leases.size, 1, "the latest is leased: it is told after the mount has dropped all");
+  t.end();
+});
