@@ -6,6 +6,8 @@ export interface MountEntry {
   /** For example `ext4` or `fuse.gfs`. */
   type: string;
   source: string;
+  /** st_dev of what lies on it, as MAJOR:MINOR. */
+  device: string;
 }
 
 /**
@@ -28,6 +30,7 @@ export function parseMountTable(text: string): MountEntry[] {
       mountpoint: unescapeField(mountpoint),
       type,
       source: unescapeField(source ?? ""),
+      device: fields[2] ?? "",
     });
   }
   return entries;
