@@ -1,4 +1,5 @@
-import { spawn } from "node:child_process";
+import { type ChildProcessByStdio, spawn } from "node:child_process";
+import type { Readable } from "node:stream";
 import type { Clock } from "../../common/clock.ts";
 
 export interface CommandResult {
@@ -12,13 +13,21 @@ export interface CommandResult {
   missing: boolean;
 }
 
+interface CommandOptions {
+  clock: Clock;
+  limitMs: number;
+  /** A descriptor that the program gets as its number 3. */
+  descriptor?: number;
+  environment?: Readonly<Record<string, string>>;
+}
+
 /**
  * Runs a program in a child process with a time limit. Whatever may block on a mount must run so: a
  * system call on a hung mount would hang this process, on one's own mount it would wait for itself.
  */
 export function runCommand(
   command: readonly [string, ...string[]],
-  { clock, limitMs }: { clock: Clock; limitMs: number },
+  { clock, limitMs, descriptor, environment }: CommandOptions,
 ): Promise<CommandResult> {
   return new Promise((resolve) => {
     const [program, ...args] = command;
@@ -29,8 +38,13 @@ export function runCommand(
       timedOut: false,
       missing: false,
     };
-    const env = { ...process.env, LC_ALL: "C" };
-    const child = spawn(program, args, { stdio: ["ignore", "pipe", "pipe"], cwd: "/", env });
+    const env = { ...process.env, LC_ALL: "C", ...environment };
+    const further = descriptor === undefined ? [] : [descriptor];
+    const child = spawn(program, args, {
+      stdio: ["ignore", "pipe", "pipe", ...further],
+      cwd: "/",
+      env,
+    }) as ChildProcessByStdio<null, Readable, Readable>;
     child.stdout.setEncoding("utf8").on("data", (text: string) => (result.output += text));
     child.stderr.setEncoding("utf8").on("data", (text: string) => (result.errors += text));
     const timer = clock.timer(limitMs, () => {

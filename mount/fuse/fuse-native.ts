@@ -1,4 +1,4 @@
-import { access, readdir, readFile, readlink } from "node:fs/promises";
+import { access, readdir, readlink } from "node:fs/promises";
 import { promisify } from "node:util";
 import type { Clock } from "../../common/clock.ts";
 import { sleep } from "../../common/clock.ts";
@@ -6,7 +6,7 @@ import type { Log } from "../../common/log.ts";
 import { UserError } from "../../common/program.ts";
 import type { Caller, FileSystem, Mounted, MountOptions } from "./filesystem.ts";
 import { mountAt, readMountTable } from "./mount-table.ts";
-import { prepareMountpoint, unmountDirectory } from "./mountpoint.ts";
+import { checkAllowOther, prepareMountpoint, unmountDirectory } from "./mountpoint.ts";
 import { nativeHandlers } from "./native-handlers.ts";
 import { NativeOperations } from "./native-operations.ts";
 import { fsnameWithOptions } from "./native-options.ts";
@@ -74,14 +74,6 @@ export async function mountFuseNative(
       if (!lazy) await unmounted;
     },
   };
-}
-
-/** fusermount's own refusal is lost on the way. */
-async function checkAllowOther(): Promise<void> {
-  if (process.getuid?.() === 0) return;
-  const configuration = await readFile("/etc/fuse.conf", "utf8").catch(() => "");
-  if (!/^\s*user_allow_other\s*$/m.test(configuration))
-    throw new UserError("allow_other needs root, or user_allow_other in /etc/fuse.conf");
 }
 
 /** Loads the native module late, so that what it lacks on this machine becomes one clear line. */

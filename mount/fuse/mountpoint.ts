@@ -1,3 +1,4 @@
+import { readFile } from "node:fs/promises";
 import path from "node:path";
 import type { Clock } from "../../common/clock.ts";
 import { UserError } from "../../common/program.ts";
@@ -38,6 +39,14 @@ export async function prepareMountpoint(given: string, clock: Clock): Promise<Mo
   return { path: probe.path, nonEmpty: probe.nonEmpty, deadRemoved };
 }
 
+/** Says early, and in one line, what fusermount would say too late or with a libfuse's words. */
+export async function checkAllowOther(): Promise<void> {
+  if (process.getuid?.() === 0) return;
+  const configuration = await readFile("/etc/fuse.conf", "utf8").catch(() => "");
+  if (!/^\s*user_allow_other\s*$/m.test(configuration))
+    throw new UserError("allow_other needs root, or user_allow_other in /etc/fuse.conf");
+}
+
 /** Unmounts from outside, as anybody could. `busy` while it is in use, unless `lazy`. */
 export async function unmountDirectory(
   mountpoint: string,
@@ -46,7 +55,7 @@ export async function unmountDirectory(
   const limits = { clock, limitMs: unmountMsMax };
   const root = process.getuid?.() === 0;
   let errors = "";
-  for (const program of root ? ["umount"] : ["fusermount", "fusermount3"]) {
+  for (const program of root ? ["umount"] : ["fusermount3", "fusermount"]) {
     const flags = root ? (lazy ? ["-l"] : []) : lazy ? ["-u", "-z"] : ["-u"];
     const result = await runCommand([program, ...flags, mountpoint], limits);
     if (result.exitCode === 0) return;

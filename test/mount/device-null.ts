@@ -7,11 +7,13 @@
  * given. mkdir of a name that begins with `wait` is not answered before the command `answer`.
  */
 
+import { readdirSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { must } from "../../common/assert.ts";
 import { systemClock } from "../../common/os/clock.ts";
 import { runMain } from "../../common/program.ts";
 import { type Attachment, attach } from "../../mount/fuse/device/attach.ts";
+import { runCommand } from "../../mount/fuse/command.ts";
 
 const op = {
   lookup: 1,
@@ -45,8 +47,11 @@ const zeros = Buffer.alloc(1 << 20);
 const initFlags = 1 | (1 << 5) | (1 << 18) | (1 << 22);
 
 export interface Command {
-  do: "answer" | "close" | "entry" | "exit" | "stats" | "unmount" | "leave";
-  /** For `entry` (FUSE_NOTIFY_INVAL_ENTRY below the root): the name, and how often. */
+  do: "answer" | "close" | "entry" | "leave" | "resources" | "rounds" | "stats" | "unmount";
+  /**
+   * For `entry` (FUSE_NOTIFY_INVAL_ENTRY below the root): the name, and how often. For `rounds`: a
+   * directory, and how often to mount on it and unmount.
+   */
   name?: string;
   count?: number;
   lazy?: boolean;
@@ -221,8 +226,11 @@ async function carryOut(filesystem: NullFilesystem, command: Command): Promise<u
         written: filesystem.written,
         waiting: filesystem.waiting,
       };
-    case "exit":
-      return process.exit(0);
+    case "rounds":
+      for (let i = 0; i < (command.count ?? 1); i++) await playRound(must(command.name, "name"));
+      return undefined;
+    case "resources":
+      return countResources();
     case "leave":
       // Nothing but the channel keeps this process alive now.
       process.disconnect();
@@ -230,24 +238,51 @@ async function carryOut(filesystem: NullFilesystem, command: Command): Promise<u
   }
 }
 
+/** Of this process, garbage not counted. */
+export interface Resources {
+  descriptors: number;
+  threads: number;
+  /** Bytes, all three. */
+  buffers: number;
+  memory: number;
+}
+
+function countResources(): Resources {
+  (globalThis as { gc?: () => void }).gc?.();
+  const { arrayBuffers, rss } = process.memoryUsage();
+  const descriptors = readdirSync("/proc/self/fd").length;
+  const threads = readdirSync("/proc/self/task").length;
+  return { descriptors, threads, buffers: arrayBuffers, memory: rss };
+}
+
+/** One mount that is used and unmounted. */
+async function playRound(directory: string): Promise<void> {
+  const attachment = await attachAt(directory, "");
+  const filesystem = new NullFilesystem(attachment);
+  await runCommand(["stat", `${directory}/file`], { clock: systemClock, limitMs: 30_000 });
+  await attachment.channel.notify(invalidateEntry("file"));
+  await attachment.unmount({ lazy: false });
+  await filesystem.ended;
+  await attachment.channel.close();
+}
+
+function attachAt(mountpoint: string, options: string): Promise<Attachment> {
+  const given = { mountpoint, source: "null", readOnly: false };
+  const allowOther = process.getuid?.() === 0;
+  const extra = options === "" ? [] : options.split(",");
+  return attach({ ...given, allowOther, extra }, systemClock);
+}
+
 async function main(): Promise<void> {
   const { positionals } = parseArgs({ allowPositionals: true });
   const [mountpoint, options = ""] = positionals;
-  const attachment = await attach(
-    {
-      mountpoint: must(mountpoint, "MOUNTPOINT"),
-      source: "null",
-      readOnly: false,
-      allowOther: process.getuid?.() === 0,
-      extra: options === "" ? [] : options.split(","),
-    },
-    systemClock,
-  );
+  const attachment = await attachAt(must(mountpoint, "MOUNTPOINT"), options);
   const filesystem = new NullFilesystem(attachment);
-  process.on("message", async ({ id, command }: { id: number; command: Command }) => {
+  const handle = async ({ id, command }: { id: number; command: Command }): Promise<void> => {
     const answer = await carryOut(filesystem, command);
     if (process.connected) process.send?.({ id, answer });
-  });
+  };
+  process.on("message", (message: { id: number; command: Command }) => void handle(message));
   process.send?.({ mounted: attachment.mountpoint });
   const why = await filesystem.ended;
   if (process.connected) process.send?.({ ended: why });

@@ -29,6 +29,7 @@ export class NullMount {
     const child = fork(programPath, [directory, options.join(",")], {
       stdio: ["ignore", "inherit", "pipe", "ipc"],
       cwd: "/",
+      execArgv: ["--expose-gc"],
       ...(uid === undefined ? {} : { uid, gid: uid }),
     });
     this.child = child;

@@ -160,7 +160,12 @@ export class DeviceChannel implements Channel {
 
 /** An `Error` with the errno's name as its `code`, for a negative errno. */
 function systemError(what: string, result: number): Error {
-  const found = Object.entries(constants.errno).find(([, number]) => number === -result);
-  const code = found?.[0] ?? `errno ${-result}`;
+  const code = systemErrorName(-result);
   return Object.assign(new Error(`${what}: ${code}`), { code });
+}
+
+/** For example `ENOENT` for 2. */
+export function systemErrorName(errno: number): string {
+  const found = Object.entries(constants.errno).find(([, number]) => number === errno);
+  return found?.[0] ?? `errno ${errno}`;
 }
