@@ -200,13 +200,16 @@ export interface FileSystem {
     caller: Caller,
   ): Promise<void>;
 
-  /** `flags` as of open(2). */
-  open(node: Node, flags: number, caller: Caller): Promise<Opened>;
-  /** open(2) with O_CREAT. */
+  /**
+   * `flags` as of open(2). `killSuidGid`: with O_TRUNC, take away setuid and setgid, as a write by
+   * somebody without CAP_FSETID does.
+   */
+  open(node: Node, flags: number, caller: Caller, killSuidGid?: boolean): Promise<Opened>;
+  /** open(2) with O_CREAT. `killSuidGid` as for `open`, should the file be there. */
   create(
     parent: Node,
     name: Buffer,
-    making: Making & { flags: number },
+    making: Making & { flags: number; killSuidGid?: boolean },
     caller: Caller,
   ): Promise<Entry & Opened>;
   /** open(2) with O_TMPFILE: a file without a name in `parent`, which `link` can give it. */
@@ -254,8 +257,12 @@ export interface FileSystem {
     limit: number,
     caller: Caller,
   ): Promise<DirectoryPage>;
-  /** Adds a reference, as `lookup` would, to the node of an entry that `readdir` has given. */
-  adopt(file: OpenFile, entry: DirectoryEntry): Entry;
+  /**
+   * Adds a reference, as `lookup` would, to the node of an entry that `readdir` has given, perhaps
+   * some time ago: the attributes returned are those of now. undefined if that cannot be said, or
+   * it is gone; then the name is listed and will be looked up.
+   */
+  adopt(file: OpenFile, entry: DirectoryEntry): Entry | undefined;
   releasedir(file: OpenFile): Promise<void>;
   fsyncdir(file: OpenFile, dataOnly: boolean, caller: Caller): Promise<void>;
   /** syncfs(2): everything written through this mount. */

@@ -1,9 +1,10 @@
 /**
- * A driver to test the fuse-native binding with: mounts an in-memory filesystem in a process of its
+ * A driver to test the bindings with: mounts an in-memory filesystem in a process of its
  * own. A line of JSON with the state of the filesystem goes to standard output on SIGUSR2 and at
  * the end.
  *
- *   fuse-native-driver MOUNTPOINT [--seconds CACHE] [--background LOGFILE] [EXTRA OPTION ...]
+ *   fuse-native-driver MOUNTPOINT [--binding NAME] [--seconds CACHE] [--background LOGFILE]
+ *     [EXTRA OPTION ...]
  *
  * Looking up `fail.STATUS` fails with that status, `fail.bug` with an assertion, `fail.crash` with
  * a TypeError. Looking up `slow.*` takes 100 ms.
@@ -24,6 +25,7 @@ import {
   startInBackground,
 } from "../../mount/daemon.ts";
 import { type Caller, type Entry, type Node, rootNode } from "../../mount/fuse/filesystem.ts";
+import { mountDevice } from "../../mount/fuse/device/mount.ts";
 import { mountFuseNative } from "../../mount/fuse/fuse-native.ts";
 import { takeStandardError } from "../../mount/fuse/standard-error.ts";
 import { type Status, StatusError } from "../../protocol/status.ts";
@@ -49,7 +51,11 @@ async function removeElsewhere(fileSystem: MemoryFileSystem): Promise<void> {
 
 async function main(): Promise<void> {
   const { values, positionals } = parseArgs({
-    options: { seconds: { type: "string", default: "0" }, background: { type: "string" } },
+    options: {
+      binding: { type: "string", default: "fuse-native" },
+      seconds: { type: "string", default: "0" },
+      background: { type: "string" },
+    },
     allowPositionals: true,
   });
   const [mountpoint = "", ...extra] = positionals;
@@ -70,7 +76,9 @@ async function main(): Promise<void> {
   const environment = { log, clock: systemClock };
   const options = { mountpoint, allowOther: true, readOnly: false, extra };
   const timeouts = { entryTimeout: seconds, attrTimeout: seconds };
-  const mounted = await mountFuseNative(fileSystem, { ...options, ...timeouts }, environment).catch(
+  fileSystem.validity = seconds * 1000; // fuse-native does not ask.
+  const mount = values.binding === "device" ? mountDevice : mountFuseNative;
+  const mounted = await mount(fileSystem, { ...options, ...timeouts }, environment).catch(
     (error: unknown) => reportFailure(error),
   );
   const tell = (state: string): void => {

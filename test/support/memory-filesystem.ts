@@ -284,8 +284,9 @@ export class MemoryFileSystem implements FileSystem {
     return { entries, self: node, parent: directory.parent };
   }
 
-  adopt(_file: OpenFile, entry: DirectoryEntry): Entry {
-    return this.#entry(entry.attr.ino);
+  adopt(_file: OpenFile, entry: DirectoryEntry): Entry | undefined {
+    const { ino } = entry.attr;
+    return this.#inodes.has(ino) ? this.#entry(ino) : undefined;
   }
 
   async releasedir(file: OpenFile): Promise<void> {
