@@ -7,7 +7,9 @@ import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import type t from "tap";
 import { must } from "../../common/assert.ts";
+import { type Case, cases } from "./fuse-native-cases.ts";
 
 /** Everything here answers within milliseconds; this long means that it hangs. */
 const limitMs = 30_000;
@@ -116,3 +118,28 @@ export async function mountMemory(
   await mount.state();
   return mount;
 }
+
+const nodeHead = `const fs = require("node:fs"), assert = require("node:assert");`;
+
+/** Runs a script of the list in a directory. */
+export function runCase({ program = "bash", script }: Case, directory: string) {
+  if (program === "node") return run(process.execPath, ["-e", nodeHead + script], directory);
+  if (program === "python3") return run("python3", ["-c", script], directory);
+  return bash(script, directory);
+}
+
+const python = (await run("python3", ["--version"])).code === 0;
+
+/** Runs the whole list, each case in a directory of its own. */
+export async function runCases(test: typeof t, root: string): Promise<void> {
+  for (const [index, one] of cases.entries()) {
+    const skip = one.program === "python3" && !python ? "python3 is not installed" : false;
+    await test.test(one.name, { skip }, async (tt) => {
+      const directory = path.join(root, `case-${index}`);
+      await bash(`mkdir ${directory}`);
+      const { code, errors } = await runCase(one, directory);
+      tt.equal(code, 0, `the script ends well\n${errors}`);
+    });
+  }
+}
+

@@ -1,33 +1,18 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
-import { type Case, cases } from "./fuse-native-cases.ts";
-import { bash, driverPath, mountMemory, run, temporaryDirectory } from "./fuse-native-support.ts";
-
-const nodeHead = `const fs = require("node:fs"), assert = require("node:assert");`;
-
-function runCase({ program = "bash", script }: Case, directory: string) {
-  if (program === "node") return run(process.execPath, ["-e", nodeHead + script], directory);
-  if (program === "python3") return run("python3", ["-c", script], directory);
-  return bash(script, directory);
-}
-
-const python = (await run("python3", ["--version"])).code === 0;
-
-async function runAll(test: typeof t, root: string): Promise<void> {
-  for (const [index, one] of cases.entries()) {
-    const skip = one.program === "python3" && !python ? "python3 is not installed" : false;
-    await test.test(one.name, { skip }, async (tt) => {
-      const directory = path.join(root, `case-${index}`);
-      await bash(`mkdir ${directory}`);
-      const { code, errors } = await runCase(one, directory);
-      tt.equal(code, 0, `the script ends well\n${errors}`);
-    });
-  }
-}
+import {
+  bash,
+  driverPath,
+  mountMemory,
+  run,
+  runCase,
+  runCases,
+  temporaryDirectory,
+} from "./fuse-native-support.ts";
 
 await t.test("the control: what a local directory does", async (tt) => {
-  await runAll(tt as typeof t, await temporaryDirectory(tt));
+  await runCases(tt as typeof t, await temporaryDirectory(tt));
 });
 
 for (const seconds of ["0", "1"]) {
@@ -35,7 +20,7 @@ for (const seconds of ["0", "1"]) {
     const directory = path.join(await temporaryDirectory(tt), "m");
     await mkdir(directory);
     const mount = await mountMemory(tt, directory, ["--seconds", seconds]);
-    await runAll(tt as typeof t, directory);
+    await runCases(tt as typeof t, directory);
     await tt.test("nothing is left open or referenced", async (ttt) => {
       await bash(`rm -rf ${directory}/*`);
       const state = await mount.ask();

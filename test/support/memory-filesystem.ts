@@ -319,7 +319,12 @@ export class MemoryFileSystem implements FileSystem {
     node: Node,
     { name, value, flags }: { name: Buffer; value: Buffer; flags: number },
   ): Promise<void> {
-    const { xattrs } = this.#get(node);
+    const { xattrs, attr } = this.#get(node);
+    if (key(name) === "system.posix_acl_access") {
+      attr.mode = (attr.mode & ~0o777) | permissionsOfAcl(value);
+      attr.ctime = this.#clock.wallNs();
+      if (value.length <= minimalAclBytes) return;
+    }
     if ((flags & 1) !== 0 && xattrs.has(key(name))) fail("exists");
     if ((flags & 2) !== 0 && !xattrs.has(key(name))) fail("no-attribute");
     xattrs.set(key(name), Buffer.from(value));
@@ -425,6 +430,18 @@ export class MemoryFileSystem implements FileSystem {
     const { attr, references, opened } = this.#get(node);
     if (attr.nlink === 0 && references === 0 && opened === 0) this.#inodes.delete(node);
   }
+}
+
+/** Version, and an entry each for owner, group and others: what a mode says as well. */
+const minimalAclBytes = 4 + 3 * 8;
+
+/** The permission bits that an ACL stands for (acl(5), include/uapi/linux/posix_acl_xattr.h). */
+function permissionsOfAcl(value: Buffer): number {
+  const byTag = new Map<number, number>();
+  for (let at = 4; at + 8 <= value.length; at += 8)
+    byTag.set(value.readUInt16LE(at), value.readUInt16LE(at + 2));
+  const [owner, group, mask, other] = [1, 4, 0x10, 0x20].map((tag) => byTag.get(tag));
+  return ((owner ?? 0) << 6) | ((mask ?? group ?? 0) << 3) | (other ?? 0);
 }
 
 const permissions = ({ mode, umask }: Making): number => mode & ~umask & 0o7777;
