@@ -81,7 +81,11 @@ export class Master {
     const fleet = (this.fleet = new Fleet(clock));
     const sessions = (this.sessions = new Sessions({ ...options, committer }));
     const chunks = (this.chunks = new Chunks({ ...options, committer, fleet, chunkBytes }));
-    this.files = new FileService({ committer, chunks, sessions, reader, chunkBytes });
+    this.files = new FileService({
+      ...{ committer, chunks, sessions, reader, chunkBytes },
+      fenced: (work) => this.snapshots.fenced(work),
+      freeBytes: () => this.status.statfs().freeBytes,
+    });
     this.snapshots = new SnapshotService({
       committer,
       chunks,

@@ -172,7 +172,7 @@ function assemble(context: Context): FileSystem {
     ...nameOps(context),
     ...fileOps(context, new ReadAheadBudget()),
     ...directoryOps(context),
-    ...rangeOps(),
+    ...rangeOps(context),
     ...lockOps(),
     ...kernelOps(context),
   };

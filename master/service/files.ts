@@ -1,7 +1,13 @@
 import type { Ino, SessionId } from "../../protocol/id.ts";
 import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
 import type { grant } from "../../protocol/methods/chunk.ts";
-import type { create, open, setattr } from "../../protocol/methods/namespace.ts";
+import type {
+  allocate,
+  copyRange,
+  create,
+  open,
+  setattr,
+} from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
 import type { Chunks } from "../chunks/chunks.ts";
@@ -10,9 +16,11 @@ import { setAttributes } from "../namespace/ops/attributes.ts";
 import { attrOf, isRegular } from "../namespace/ops/common.ts";
 import { needsCutCopy, truncate } from "../namespace/ops/contents.ts";
 import { createFile } from "../namespace/ops/create.ts";
+import { contentsChanged, dropChunks, regular, shareChunks } from "../namespace/ops/ranges.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
+import { fileBytesMax } from "../../protocol/limits.ts";
 import { numberKey } from "../store/bytes.ts";
-import { decodeChunkRef } from "../store/tables.ts";
+import { decodeChunkRef, type Inode } from "../store/tables.ts";
 import type { Txn } from "../namespace/txn.ts";
 import { lease } from "./leases.ts";
 import type { Session, Sessions } from "./sessions.ts";
@@ -21,6 +29,12 @@ import type { Session, Sessions } from "./sessions.ts";
  * Work of one request: the transaction's part, under the request's key and with its housekeeping.
  */
 export type Mutate = <T>(work: (txn: Txn) => T) => Promise<T>;
+
+/**
+ * Runs `work`, whose transaction raises the epoch, while no write of any client is under way: what
+ * was granted before is out of date afterwards.
+ */
+export type Fenced = <T>(work: () => Promise<T>) => Promise<T>;
 
 /** Attempts of an operation whose preparation on chunk servers was overtaken by another's. */
 const attemptsMax = 8;
@@ -32,6 +46,8 @@ export class FileService {
   readonly #sessions: Sessions;
   readonly #reader: NamespaceReader;
   readonly #chunkBytes: number;
+  readonly #fenced: Fenced;
+  readonly #freeBytes: () => number;
 
   constructor(options: {
     committer: Committer;
@@ -39,12 +55,17 @@ export class FileService {
     sessions: Sessions;
     reader: NamespaceReader;
     chunkBytes: number;
+    fenced: Fenced;
+    /** Room for new data, counted once and not for each replica. */
+    freeBytes: () => number;
   }) {
     this.#committer = options.committer;
     this.#chunks = options.chunks;
     this.#sessions = options.sessions;
     this.#reader = options.reader;
     this.#chunkBytes = options.chunkBytes;
+    this.#fenced = options.fenced;
+    this.#freeBytes = options.freeBytes;
   }
 
   /** open(O_CREAT): the file counts as open from the commit on, and has its first chunk granted. */
@@ -56,14 +77,14 @@ export class FileService {
     const reply = await mutate((txn) => {
       const { ino, created } = createFile(txn, params);
       // Before the commit: an unlink in the same group must find it open.
-      this.#sessions.opened(session, ino);
+      this.#sessions.opened(session, ino, params.write);
       this.#leaseOpen(session, ino);
       this.#sessions.lease(session, params.parent, lease.names);
       const granted = created && params.write ? this.#chunks.planFirst(txn, ino) : undefined;
       const attr = this.attr(txn, ino);
       return granted ? { attr, created, grant: granted } : { attr, created };
     });
-    this.#sessions.opened(session, reply.attr.ino);
+    this.#sessions.opened(session, reply.attr.ino, params.write);
     return reply;
   }
 
@@ -77,7 +98,7 @@ export class FileService {
     const isTrash = inode.nlink === 0 && !this.#sessions.isOrphan(ino);
     if (at === undefined && isTrash) throw new StatusError("stale", "the file has been deleted");
     if (at === undefined) {
-      this.#sessions.opened(session, ino);
+      this.#sessions.opened(session, ino, params.write);
       this.#leaseOpen(session, ino);
     }
     const attr = params.truncate
@@ -163,6 +184,67 @@ export class FileService {
     const { handle } = decodeChunkRef(row);
     const { sets } = this.#chunks;
     if (sets.find(handle)?.cutTo !== undefined) await sets.locked(handle, () => sets.cut(handle));
+  }
+
+  /** fallocate(2), as `allocate` in protocol/methods/namespace.ts says. */
+  async allocate(
+    params: RequestOf<typeof allocate>,
+    session: Session,
+    mutate: Mutate,
+  ): Promise<ReplyOf<typeof allocate>> {
+    const { ino, offset, length, punch, killSuidGid } = params;
+    const end = offset + length;
+    if (end > fileBytesMax) throw new StatusError("too-large", "the file would be too large");
+    if (punch) await this.#dropInSteps(params, session);
+    const chunkBytes = this.#chunkBytes;
+    const reply = await mutate((txn) => {
+      const inode = regular(txn, ino);
+      if (!punch) this.#checkRoom(inode, params);
+      const rest = punch ? dropChunks(txn, { ...params, chunkBytes }).inode : inode;
+      const grows = params.grow && end > rest.size;
+      const sized = grows ? truncate(txn, { ino, size: end, chunkBytes }) : rest;
+      txn.putInode(ino, contentsChanged(txn, sized, killSuidGid));
+      return { attr: this.attr(txn, ino), grows };
+    });
+    if (reply.grows) await this.#cutLast(ino, end);
+    return { attr: reply.attr };
+  }
+
+  /** All but the last step of dropping very many chunks: each can be repeated. */
+  async #dropInSteps(params: RequestOf<typeof allocate>, session: Session): Promise<void> {
+    const wanted = { ...params, chunkBytes: this.#chunkBytes };
+    const request = { session: session.id, seq: 0 };
+    let more = true;
+    while (more) {
+      ({ more } = await this.#committer.run((txn) => dropChunks(txn, wanted), request));
+    }
+  }
+
+  #checkRoom(inode: Inode, { offset, length }: { offset: number; length: number }): void {
+    const there = Math.min(inode.size, inode.chunks * this.#chunkBytes);
+    const lacking = Math.min(length, offset + length - there);
+    if (lacking > this.#freeBytes()) {
+      throw new StatusError("no-space", "the chunk servers have no room for that much");
+    }
+  }
+
+  /**
+   * copy_file_range(2) by sharing chunks. A live source that somebody may be writing to in place is
+   * fenced first, as for a snapshot: a late write must not show in the copy.
+   */
+  async copyRange(
+    params: RequestOf<typeof copyRange>,
+    mutate: Mutate,
+  ): Promise<ReplyOf<typeof copyRange>> {
+    const wanted = { ...params, at: params.at, chunkBytes: this.#chunkBytes };
+    const share = (raise: boolean) =>
+      mutate((txn) => {
+        const { copied } = shareChunks(txn, wanted);
+        if (raise) this.#committer.raiseEpoch(txn);
+        return { attr: this.attr(txn, params.ino), copied };
+      });
+    const fence = params.at === undefined && this.#sessions.mayWrite(params.source);
+    return fence ? this.#fenced(() => share(true)) : share(false);
   }
 
   async grant(params: RequestOf<typeof grant>, session: SessionId): Promise<ReplyOf<typeof grant>> {

@@ -14,6 +14,7 @@ import { removeXattr, setXattr } from "../namespace/ops/attributes.ts";
 import { commitWrite, shareContents } from "../namespace/ops/contents.ts";
 import { makeDirectory, makeNode, makeSymlink } from "../namespace/ops/create.ts";
 import { makeLink, removeDirectory, unlink } from "../namespace/ops/link.ts";
+import { findRun } from "../namespace/ops/ranges.ts";
 import { rename } from "../namespace/ops/rename.ts";
 import { dropSnapshot, renameSnapshot } from "../namespace/ops/snapshot.ts";
 import type { Txn } from "../namespace/txn.ts";
@@ -146,6 +147,9 @@ function serveReads(handlers: Handlers, master: Master): void {
     .serve(chunk.locate, async (params) => ({
       locations: await master.chunks.locate(params.ino, at(params.at), params),
     }))
+    .serve(namespace.chunkRun, (params) =>
+      findRun(master.committer.store, { ...params, at: at(params.at) }),
+    )
     .serve(admin.pathOf, (params) => ({ path: reader.pathOf(params.ino) }))
     .serve(admin.status, () => master.status.report());
 }
@@ -245,7 +249,19 @@ function serveFiles(handlers: Handlers, master: Master): void {
         return { attr: files.attr(txn, params.ino) };
       });
     })
-    .serve(chunk.grant, (params, { connection }) => files.grant(params, sessions.of(connection).id))
+    .serve(namespace.allocate, (params, { connection }) =>
+      files.allocate(params, sessions.of(connection), mutateFor(master, connection, params)),
+    )
+    .serve(namespace.copyRange, (params, { connection }) => {
+      liveEpoch(master, params.at);
+      return files.copyRange(params, mutateFor(master, connection, params));
+    })
+    .serve(chunk.grant, (params, { connection }) => {
+      const asker = sessions.of(connection);
+      // A file that was opened again to be written is not told of: the master has it open.
+      asker.writes.add(params.ino);
+      return files.grant(params, asker.id);
+    })
     .serve(chunk.reportReplica, async (params, { connection }) => {
       sessions.of(connection);
       return master.fleetService.replicaBad(params.server, params);

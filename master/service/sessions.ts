@@ -34,6 +34,8 @@ export interface Session {
   lastSeenMs: number;
   readonly opens: Set<Ino>;
   readonly leases: Leases;
+  /** Those of `opens` that it may have grants to write for. */
+  readonly writes: Set<Ino>;
   /** Replies up to this number are forgotten. */
   forgotten: number;
 }
@@ -109,7 +111,13 @@ export class Sessions {
     return this.#committer.store.get("orphan", orphanKey(ino)) !== undefined;
   }
 
-  opened(session: Session, ino: Ino): void {
+  /** True if a mount may be writing to the inode's chunks under a grant. */
+  mayWrite(ino: Ino): boolean {
+    return this.#awaited.size > 0 || this.all().some(({ writes }) => writes.has(ino));
+  }
+
+  opened(session: Session, ino: Ino, write: boolean): void {
+    if (write) session.writes.add(ino);
     if (session.opens.has(ino)) return;
     session.opens.add(ino);
     this.#openCounts.set(ino, (this.#openCounts.get(ino) ?? 0) + 1);
@@ -123,6 +131,7 @@ export class Sessions {
 
   /** As `released`, for an inode that is not an orphan. True if nobody has it open any more. */
   closed(session: Session, ino: Ino): boolean {
+    session.writes.delete(ino);
     if (!session.opens.delete(ino)) return false;
     const left = (this.#openCounts.get(ino) ?? 1) - 1;
     if (left > 0) this.#openCounts.set(ino, left);
@@ -176,7 +185,8 @@ export class Sessions {
     this.#byConnection.set(connection, session);
     const opens = new Set(params.opens);
     const closed = [...session.opens].filter((ino) => !opens.has(ino));
-    for (const ino of opens) this.opened(session, ino);
+    // Which of them for writing is not told: any may be.
+    for (const ino of opens) this.opened(session, ino, true);
     this.#awaited.delete(session.id);
     await this.released(session, closed);
     connection.onClose(() => this.#disconnected(connection));
@@ -204,6 +214,7 @@ export class Sessions {
       lastSeenMs: this.#clock.nowMs(),
       opens: new Set(),
       leases: new Leases(),
+      writes: new Set(),
       forgotten: 0,
     };
   }

@@ -62,17 +62,13 @@ export class SnapshotService {
   ): Promise<ReplyOf<typeof createSnapshot>> {
     const unflushed = await this.#sessions.flushAll();
     const startedMs = this.#clock.nowMs();
-    const reply = await this.#chunks.withoutGrants(() =>
-      this.#fenced(() =>
-        mutate((txn) => {
-          const name = params.name
-            ? Buffer.from(params.name)
-            : this.#freeName(params.dir, txn.nowNs);
-          const taken = takeSnapshot(txn, params.dir, name);
-          this.#committer.raiseEpoch(txn);
-          return { snapshot: shown(taken, unflushed) };
-        }),
-      ),
+    const reply = await this.fenced(() =>
+      mutate((txn) => {
+        const name = params.name ? Buffer.from(params.name) : this.#freeName(params.dir, txn.nowNs);
+        const taken = takeSnapshot(txn, params.dir, name);
+        this.#committer.raiseEpoch(txn);
+        return { snapshot: shown(taken, unflushed) };
+      }),
     );
     const tookMs = Math.round(this.#clock.nowMs() - startedMs);
     this.#log.event("snapshot.taken", { dir: params.dir, epoch: reply.snapshot.epoch, tookMs });
@@ -86,6 +82,14 @@ export class SnapshotService {
       const name = Buffer.from(n === 2 ? base : `${base.slice(0, -1)}-${n - 1}Z`);
       if (!this.#committer.snapshots.find(dir, name)) return name;
     }
+  }
+
+  /**
+   * Runs `work`, which raises the epoch, while no write of a client is under way and nobody is
+   * granted a chunk: what was granted before is out of date afterwards.
+   */
+  fenced<T>(work: () => Promise<T>): Promise<T> {
+    return this.#chunks.withoutGrants(() => this.#fenced(work));
   }
 
   /**

@@ -4,7 +4,7 @@ import { type Clock, sleep } from "../../common/clock.ts";
 import { crcsMatch } from "../../common/crc32c.ts";
 import type { Pool } from "../../protocol/dial.ts";
 import type { Epoch, Ino } from "../../protocol/id.ts";
-import { locate, readChunk, reportReplica } from "../../protocol/methods/chunk.ts";
+import { checksums, locate, readChunk, reportReplica } from "../../protocol/methods/chunk.ts";
 import type { Location, Replica } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
 import { byDistance, type Place } from "./distance.ts";
@@ -104,6 +104,32 @@ export class ChunkReader {
       if (this.#stop.aborted) throw new StatusError("io-error", "the mount is closing");
       await attempts.next(signal);
     }
+  }
+
+  /** True if the file has a chunk with data at `offset`, as the master knows it. */
+  async hasChunk(source: Source, offset: number, signal?: AbortSignal): Promise<boolean> {
+    const index = Math.floor(offset / this.#master.chunkBytes);
+    return (await this.#locate(source, index, signal)) !== null;
+  }
+
+  /**
+   * The length of a chunk on its servers: what lies beyond is zeros. A whole chunk's if none of
+   * them can tell now, which is never wrong.
+   */
+  async dataLength(source: Source, index: number, signal?: AbortSignal): Promise<number> {
+    const location = await this.#locate(source, index, signal);
+    if (!location) return 0;
+    const { handle, version, replicas } = location;
+    for (const { address } of byDistance(this.#place, replicas, this.#random)) {
+      const options = { deadlineMs: replicaMs, ...(signal ? { signal } : {}) };
+      try {
+        const { reply } = await this.#pool.call(address, checksums, { handle, version }, options);
+        return reply.length;
+      } catch (error) {
+        if (statusOf(error) === "interrupted") throw error;
+      }
+    }
+    return this.#master.chunkBytes;
   }
 
   #chunksOf(source: Source): Map<number, Location | null> {

@@ -94,9 +94,13 @@ export class ChunkWriter {
 
   /**
    * Writes `data` at `offset` of a file, all within one chunk. Resolves when all replicas have it,
-   * with the handle of the chunk that took it.
+   * with the handle of the chunk that took it; `fresh` if the master knew of no data in it.
    */
-  async write(ino: Ino, offset: number, data: Buffer): Promise<{ handle: ChunkHandle }> {
+  async write(
+    ino: Ino,
+    offset: number,
+    data: Buffer,
+  ): Promise<{ handle: ChunkHandle; fresh: boolean }> {
     const { chunkBytes } = this.#options.master;
     const index = Math.floor(offset / chunkBytes);
     const start = offset % chunkBytes;
@@ -104,7 +108,8 @@ export class ChunkWriter {
     return this.#persistently(ino, index, async (held) => {
       if (held.exists) await this.#send(held, piece);
       else await this.#creating.run(`${ino}/${index}`, () => this.#create(held, piece));
-      return { handle: held.grant.handle };
+      const { handle, fresh } = held.grant;
+      return { handle, fresh };
     });
   }
 

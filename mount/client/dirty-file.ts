@@ -87,6 +87,8 @@ export class DirtyFile {
   readonly slots = new Semaphore(flightsPerFileMax);
   /** Chunks written since the last commit, and the handle that took the latest write. */
   readonly written = new Map<number, ChunkHandle>();
+  /** Those of them that the master takes for holes until it is told. */
+  readonly unlisted = new Set<number>();
   readonly unsynced: Unsynced;
   mtime = 0n;
   lastWriteMs = 0;
@@ -143,7 +145,15 @@ export class DirtyFile {
     return [...this.flights].filter((flight) => flight.offset < end && offset < flight.end);
   }
 
-  arrived(flight: Flight, index: number, handle: ChunkHandle): void {
+  /** True if part of the range is in chunks that the master does not tell readers of yet. */
+  isUnlisted(first: number, last: number): boolean {
+    for (const index of this.unlisted) if (index >= first && index <= last) return true;
+    return false;
+  }
+
+  /** `listed`: the master has been told of the chunk before. */
+  arrived(flight: Flight, index: number, handle: ChunkHandle, listed: boolean): void {
+    if (!listed) this.unlisted.add(index);
     this.#sentEnd = Math.max(this.#sentEnd, flight.end);
     // Handles count upwards: the larger is the one that came later, whoever answered first.
     const known = this.written.get(index);
@@ -176,10 +186,16 @@ export class DirtyFile {
     return { size: more ? 0 : this.#claim(), mtime: this.mtime, written, more };
   }
 
-  committed(batch: Batch): void {
+  /** True if readers are now told of chunks that they took for holes. */
+  committed(batch: Batch): boolean {
     this.#committing = false;
+    const before = this.unlisted.size;
+    for (const index of batch.written.keys()) {
+      if (!this.written.has(index)) this.unlisted.delete(index);
+    }
     // A claim that a lost piece has cut is all that there will be.
     if (this.#sentEnd <= batch.size || this.#failedFrom <= batch.size) this.#sentEnd = 0;
+    return this.unlisted.size < before;
   }
 
   /** `lost`: the master will never take it. */
@@ -187,6 +203,7 @@ export class DirtyFile {
     this.#committing = false;
     if (lost) {
       this.#sentEnd = 0;
+      for (const index of batch.written.keys()) this.unlisted.delete(index);
       return;
     }
     for (const [index, handle] of batch.written) {
@@ -203,6 +220,7 @@ export class DirtyFile {
   truncated(size: number, chunkBytes: number): void {
     const keep = Math.ceil(size / chunkBytes);
     for (const index of this.written.keys()) if (index >= keep) this.written.delete(index);
+    for (const index of this.unlisted) if (index >= keep) this.unlisted.delete(index);
     this.unsynced.dropFrom(keep);
     this.#sentEnd = this.written.size === 0 ? 0 : Math.min(this.#sentEnd, size);
     if (this.#failedFrom >= size) this.#failedFrom = Infinity;

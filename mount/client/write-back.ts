@@ -2,7 +2,7 @@ import { LRUCache } from "lru-cache";
 import type { Clock } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
 import { KeyedMutex, Semaphore } from "../../common/mutex.ts";
-import type { Ino } from "../../protocol/id.ts";
+import type { ChunkHandle, Ino } from "../../protocol/id.ts";
 import { payloadBytesMax } from "../../protocol/limits.ts";
 import { commit } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
@@ -26,6 +26,8 @@ const unsentBytesMaxDefault = 48 * 1024 * 1024;
  * themselves within seconds, so what falls out of this list is long safe.
  */
 const unsyncedFilesMax = 20_000;
+/** Chunks remembered as ones that the master tells readers of. */
+const listedMax = 10_000;
 /** Chunks with data that the master has not heard of, before it is told in passing. */
 const uncommittedChunksMax = 2;
 /**
@@ -40,7 +42,10 @@ export interface WriteBackOptions {
   clock: Clock;
   log: Log;
   unsentBytesMax?: number;
-  /** A piece has reached the chunk servers, or failed: what was read before may be out of date. */
+  /**
+   * A piece has reached the chunk servers, or failed, or the master tells of its chunk from now on:
+   * what was read before may be out of date.
+   */
   onSent: (ino: Ino) => void;
   /** Before a commit: what it gives comes back with the answer. */
   ticket: () => number;
@@ -64,6 +69,8 @@ export class WriteBack {
   readonly #files = new Map<Ino, DirtyFile>();
   /** Chunks that a later fsync has to sync, of files that are otherwise clean. */
   readonly #unsynced = new LRUCache<Ino, Unsynced>({ max: unsyncedFilesMax });
+  /** Chunks that commits have named: a grant from before them still says that they are new. */
+  readonly #listed = new LRUCache<ChunkHandle, true>({ max: listedMax });
   readonly #budget: Semaphore;
   readonly #locks = new KeyedMutex<Ino>();
   readonly #commits = new KeyedMutex<Ino>();
@@ -82,6 +89,11 @@ export class WriteBack {
     const own = this.#locks.busy(ino) ? Buffer.from(data) : data;
     const work = this.#locks.run(ino, () => this.#take(ino, offset, own, waiter));
     return interruptible(work, waiter.signal);
+  }
+
+  /** As `write`, for the work of `exclusively`: no other write comes between. */
+  writeWithin(ino: Ino, offset: number, data: Buffer, waiter: Waiter): Promise<void> {
+    return interruptible(this.#take(ino, offset, data, waiter), waiter.signal);
   }
 
   async #take(ino: Ino, offset: number, data: Buffer, waiter: Waiter): Promise<void> {
@@ -194,12 +206,13 @@ export class WriteBack {
     await Promise.all(before.map((other) => other.done));
     await file.slots.acquire(1);
     try {
-      const { handle } = await writer.write(
+      const { handle, fresh } = await writer.write(
         ino,
         piece.offset,
         piece.buffer.subarray(0, piece.length),
       );
-      file.arrived(flight, Math.floor(piece.offset / master.chunkBytes), handle);
+      const listed = !fresh || this.#listed.has(handle);
+      file.arrived(flight, Math.floor(piece.offset / master.chunkBytes), handle, listed);
     } catch (cause) {
       log.error("write.failed", { ino, offset: piece.offset, length: piece.length, error: cause });
       file.failed(flight);
@@ -214,9 +227,18 @@ export class WriteBack {
     return this.#files.get(ino)?.pending;
   }
 
-  /** True when part of the range is on its way and not at the chunk servers. */
-  overlaps(ino: Ino, offset: number, length: number): boolean {
-    return this.#files.get(ino)?.overlaps(offset, offset + length) ?? false;
+  /**
+   * Resolves when a reader finds what has been written to the range: at the chunk servers, and in
+   * chunks that the master knows of.
+   */
+  async readable(ino: Ino, offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    const file = this.#files.get(ino);
+    if (!file) return;
+    if (file.overlaps(offset, offset + length)) await this.drain(ino, signal);
+    const { chunkBytes } = this.#options.master;
+    const first = Math.floor(offset / chunkBytes);
+    const last = Math.floor((offset + length - 1) / chunkBytes);
+    if (file.isUnlisted(first, last)) await this.settle(ino, signal);
   }
 
   /** Resolves when everything written so far is at the chunk servers, or has failed. */
@@ -305,7 +327,8 @@ export class WriteBack {
     try {
       const { attr } = await master.mutate(commit, { ino, size, mtime, written, sync });
       onCommitted(attr, before);
-      file.committed(batch);
+      for (const { handle } of written) this.#listed.set(handle, true);
+      if (file.committed(batch)) this.#options.onSent(ino);
       return true;
     } catch (cause) {
       const lost = commitLost.has(statusOf(cause));

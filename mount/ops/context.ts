@@ -115,8 +115,13 @@ export function learnNew(
 
 /** This mount has set the file's size. */
 export function sizeChanged(context: Context, ino: Ino, size: number): void {
-  const { writeBack, writer, reader, files } = context;
-  writeBack.truncated(ino, size);
+  context.writeBack.truncated(ino, size);
+  contentsChanged(context, ino);
+}
+
+/** The file has other chunks than before: where they were, and grants, are forgotten. */
+export function contentsChanged(context: Context, ino: Ino): void {
+  const { writer, reader, files } = context;
   writer.forget(ino);
   reader.forget(ino);
   files.changed(ino);

@@ -29,7 +29,8 @@ export function fileOps(context: Context, budget: ReadAheadBudget): Group {
     create: (parent, name, { mode, umask, flags }, caller) =>
       createFile(context, budget, { parent, name, mode: mode & ~umask, flags }, caller),
     tmpfile: () => Promise.reject(new StatusError("not-supported", "no O_TMPFILE yet")),
-    read: (file, offset, length, caller) => readFile(context, file, { offset, length }, caller),
+    read: (file, offset, length, caller) =>
+      readRange(context, files.regular(file), { offset, length }, caller),
     write: (file, writing, caller) => writeFile(context, file, writing, caller),
 
     async flush(file, _owner, caller) {
@@ -201,19 +202,19 @@ async function askToCreate(
   }
 }
 
-async function readFile(
+/** Reads what is there of a range, with what this mount has written. */
+export async function readRange(
   context: Context,
-  file: OpenFile,
+  opened: OpenRegular,
   range: { offset: number; length: number },
   caller: Caller,
 ): Promise<readonly Buffer[]> {
-  const opened = context.files.regular(file);
   const { ref } = opened;
   const { size } = await attrOf(context, ref, caller);
   const length = Math.min(range.length, size - range.offset);
   if (length <= 0) return [];
-  if (ref.kind === "live" && context.writeBack.overlaps(ref.ino, range.offset, length)) {
-    await context.writeBack.drain(ref.ino, caller.signal);
+  if (ref.kind === "live") {
+    await context.writeBack.readable(ref.ino, range.offset, length, caller.signal);
   }
   return opened.readAhead.read({ offset: range.offset, length, size }, caller.signal);
 }

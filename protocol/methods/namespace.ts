@@ -272,3 +272,53 @@ export const invalidate = method({
   },
   reply: {},
 });
+
+/**
+ * fallocate(2). `punch`: the range reads as zeros afterwards, as far as whole chunks go; the caller
+ * writes zeros to the parts of chunks at its ends. Else the range is to have room: `no-space` if
+ * the cluster has not got it. `grow`: the file is at least as long as the range reaches.
+ */
+export const allocate = mutation({
+  code: 46,
+  name: "file.allocate",
+  request: {
+    ino: InoShape,
+    offset: Count,
+    length: Count,
+    punch: Type.Boolean(),
+    grow: Type.Boolean(),
+    killSuidGid: Type.Boolean(),
+  },
+  reply: { attr: AttrShape },
+});
+
+/**
+ * copy_file_range(2) by sharing chunks: from a live file, or one as it was in epoch `at`. Both
+ * offsets are at chunk borders. Shares whole chunks, and a last one that is not full if both files
+ * end there; `copied` may be less than `length`, and is 0 if nothing can be shared.
+ */
+export const copyRange = mutation({
+  code: 47,
+  name: "file.copy",
+  request: {
+    source: InoShape,
+    at,
+    offset: Count,
+    ino: InoShape,
+    targetOffset: Count,
+    length: Count,
+    killSuidGid: Type.Boolean(),
+  },
+  reply: { attr: AttrShape, copied: Count },
+});
+
+/**
+ * The first run of chunks with data at or after chunk `index`: no run if only holes follow. `more`:
+ * it may go on after `last`, as the master has not looked further.
+ */
+export const chunkRun = method({
+  code: 53,
+  name: "file.run",
+  request: { ino: InoShape, at, index: Count },
+  reply: { run: Opt(Type.Object({ first: Count, last: Count })), more: Type.Boolean() },
+});

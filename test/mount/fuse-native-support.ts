@@ -142,4 +142,3 @@ export async function runCases(test: typeof t, root: string): Promise<void> {
     });
   }
 }
-

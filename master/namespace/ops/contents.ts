@@ -7,16 +7,10 @@ import { numberFromKey, numberKey } from "../../store/bytes.ts";
 import { rowsAt } from "../../store/history.ts";
 import { decodeChunkRef, decodeInode, type Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
-import { isDirectory, isRegular } from "./common.ts";
+import { isRegular } from "./common.ts";
+import { regular } from "./ranges.ts";
 
 /** The contents of regular files as the master knows them: sizes and chunks. */
-
-function regular(txn: Txn, ino: Ino): Inode {
-  const inode = txn.inode(ino);
-  if (isDirectory(inode)) throw new StatusError("is-directory", "it is a directory");
-  if (!isRegular(inode)) throw new StatusError("invalid", "it is not a regular file");
-  return inode;
-}
 
 /** Written data has reached its replicas: the file has grown, times move on. */
 export function commitWrite(
@@ -31,8 +25,11 @@ export function commitWrite(
   const inode = regular(txn, wanted.ino);
   for (const { index, handle } of wanted.written) {
     const ref = txn.findChunkRef(wanted.ino, index);
-    // A truncation by another mount has freed what was written: the file must not grow over it.
-    if (!ref && !txn.findChunk(handle)) throw new StatusError("stale", "the data was truncated");
+    // A truncation by another mount has freed what was written: the file must not grow over it. If
+    // it does not grow, what was written was overwritten by a hole, and that is all.
+    if (!ref && !txn.findChunk(handle) && wanted.size > inode.size) {
+      throw new StatusError("stale", "the data was truncated");
+    }
     // Another chunk is there by now: a copy of this one, or the next one after a truncation.
     if (ref?.handle !== handle) continue;
     const chunk = txn.chunk(handle);

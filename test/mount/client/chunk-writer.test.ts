@@ -87,7 +87,7 @@ const fail = (status: Status, servers: number[] = []): never => {
 await t.test("after an invalidation a chunk is asked for again, but never created", async (tt) => {
   const servers = new Servers();
   servers.fresh = true;
-  tt.same(await servers.write(), { handle: 7 });
+  tt.same(await servers.write(), { handle: 7, fresh: true });
   servers.writer.forget(file);
   await servers.write();
   tt.equal(servers.asked.length, 2);

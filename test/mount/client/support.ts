@@ -50,11 +50,16 @@ export function outcome(work: Promise<unknown>): Promise<string> {
   return work.then(() => "done", statusOf);
 }
 
+interface Taken {
+  handle: ChunkHandle;
+  fresh: boolean;
+}
+
 export interface Sent {
   ino: number;
   offset: number;
   length: number;
-  answer: Deferred<{ handle: ChunkHandle }>;
+  answer: Deferred<Taken>;
 }
 
 /** A `WriteBack` whose writes and commits wait for the test's answers, unless `answer` is set. */
@@ -63,6 +68,8 @@ export class Behind {
   readonly commits: { request: Commit; answer: Deferred<ReplyOf<typeof commit>> }[] = [];
   readonly synced: number[][] = [];
   readonly arrived: number[] = [];
+  /** Writes go to chunks that the master takes for holes until it is told. */
+  fresh = false;
   answerWrites = true;
   answerCommits = true;
   size = 0;
@@ -70,10 +77,10 @@ export class Behind {
 
   constructor(options: Partial<WriteBackOptions> = {}) {
     const mutate = (_method: unknown, request: Commit): Promise<unknown> => this.#commit(request);
-    const write = (ino: number, offset: number, data: Buffer): Promise<{ handle: ChunkHandle }> => {
-      const answer = new Deferred<{ handle: ChunkHandle }>();
+    const write = (ino: number, offset: number, data: Buffer): Promise<Taken> => {
+      const answer = new Deferred<Taken>();
       this.sent.push({ ino, offset, length: data.length, answer });
-      if (this.answerWrites) answer.resolve({ handle: chunkHandle(1) });
+      if (this.answerWrites) answer.resolve({ handle: chunkHandle(1), fresh: this.fresh });
       return answer.promise;
     };
     this.back = new WriteBack({

@@ -25,10 +25,10 @@ await t.test("whoever read a file hears of every piece that arrives or fails", a
   await behind.back.write(file, 0, Buffer.alloc(2 * mib), fresh(behind));
   await settled();
   tt.same(behind.arrived, []);
-  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await settled();
   tt.same(behind.arrived, [5]);
-  tt.equal(behind.back.overlaps(file, 0, mib), false);
+  await behind.back.readable(file, 0, mib);
   behind.sent[1]?.answer.reject(failure());
   await settled();
   tt.same(behind.arrived, [5, 5]);
@@ -52,7 +52,7 @@ await t.test("an fsync does not believe what another has not finished", async (t
   const synced: number[] = [];
   const behind: Behind = new Behind({
     writer: {
-      write: async () => ({ handle: chunkHandle(1) }),
+      write: async () => ({ handle: chunkHandle(1), fresh: false }),
       sync: async (_ino, indices) => {
         synced.push(...indices);
         await gate.promise;
@@ -79,13 +79,13 @@ await t.test("a commit claims no byte that is not at the chunk servers", async (
   const flushed = behind.back.flush(file, fresh(behind));
   await behind.back.write(file, mib, Buffer.alloc(2 * mib), fresh(behind));
   await settled();
-  behind.sent[2]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[2]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await settled();
-  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await flushed;
   tt.equal(behind.commits.at(-1)?.request.size, mib, "the second piece is on its way");
   tt.equal(behind.shownSize(), 3 * mib, "here it is seen whole");
-  behind.sent[1]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[1]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await behind.back.flush(file, fresh(behind));
   tt.equal(behind.commits.at(-1)?.request.size, 3 * mib);
 });
@@ -96,9 +96,9 @@ await t.test("a lost piece does not extend the file, nor does what follows it", 
   const waiter = fresh(behind);
   await behind.back.write(file, 0, Buffer.alloc(3 * mib), waiter);
   await settled();
-  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   behind.sent[1]?.answer.reject(failure());
-  behind.sent[2]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[2]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   tt.equal(await outcome(behind.back.flush(file, waiter)), "io-error");
   tt.equal(behind.commits.at(-1)?.request.size, mib);
   tt.equal(behind.shownSize(), mib);
@@ -113,7 +113,9 @@ await t.test("rewriting a file's start does not hold back its new end", async (t
   behind.answerWrites = true;
   await behind.back.write(file, 2 * mib, Buffer.alloc(mib), fresh(behind));
   await settled();
-  behind.sent.find(({ length }) => length === 10)?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent
+    .find(({ length }) => length === 10)
+    ?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await behind.back.flush(file, fresh(behind));
   tt.equal(behind.commits.at(-1)?.request.size, 3 * mib);
 });
@@ -123,8 +125,8 @@ await t.test("a commit names the handle that took the latest write", async (tt) 
   behind.answerWrites = false;
   await behind.back.write(file, 0, Buffer.alloc(2 * mib), fresh(behind));
   await settled();
-  behind.sent[1]?.answer.resolve({ handle: chunkHandle(9) });
-  behind.sent[0]?.answer.resolve({ handle: chunkHandle(3) });
+  behind.sent[1]?.answer.resolve({ handle: chunkHandle(9), fresh: false });
+  behind.sent[0]?.answer.resolve({ handle: chunkHandle(3), fresh: false });
   await behind.back.flush(file, fresh(behind));
   tt.same(behind.commits[0]?.request.written, [{ index: 0, handle: 9 }]);
 });
@@ -159,7 +161,7 @@ await t.test("an interrupted fsync ends at once, and the writing goes on", async
   abort.abort();
   tt.equal(await outcome(waiting), "interrupted");
   tt.equal(await outcome(draining), "interrupted");
-  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await behind.back.flush(file, fresh(behind));
   tt.equal(behind.commits[0]?.request.size, mib);
 });
@@ -173,7 +175,7 @@ await t.test("an interrupted write that waited for memory takes nothing", async 
   const waiting = behind.back.write(file, mib, Buffer.alloc(mib), waiter);
   abort.abort();
   tt.equal(await outcome(waiting), "interrupted");
-  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await behind.back.flush(file, fresh(behind));
   await settled();
   tt.equal(behind.sent.length, 1);
@@ -188,7 +190,7 @@ await t.test("data is copied before write returns, also if it has to wait", asyn
       write: async (_ino, _offset, data) => {
         seen.push(data[0] ?? 0);
         await settled();
-        return { handle: chunkHandle(1) };
+        return { handle: chunkHandle(1), fresh: false };
       },
       sync: async () => undefined,
     },
@@ -217,7 +219,7 @@ await t.test("a file whose servers are gone holds up no other", async (tt) => {
     behind.commits.map(({ request }) => request.ino),
     [6],
   );
-  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1) });
+  behind.sent[0]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await Promise.all(stuck);
 });
 
@@ -242,4 +244,20 @@ await t.test("a commit that can never be taken is reported, and not sent for eve
   await Promise.all(behind.back.tick(0));
   tt.equal(behind.commits.length, 1);
   tt.same(behind.back.unwritten(), []);
+});
+
+t.test("a chunk that the master has not heard of is committed before it is read", async (tt) => {
+  const behind = new Behind();
+  behind.fresh = true;
+  const { back } = behind;
+  const waiter = { cursor: back.errors.cursor(file) };
+  await back.write(file, 0, Buffer.alloc(100), waiter);
+  await back.readable(file, 50, 10);
+  tt.equal(behind.commits.length, 1, "the master would have told of a hole");
+  await back.write(file, 0, Buffer.alloc(100), waiter);
+  await back.readable(file, 4 * mib, 10);
+  tt.equal(behind.commits.length, 1, "another chunk");
+  await back.readable(file, 0, 10);
+  tt.equal(behind.commits.length, 1, "it knows of the chunk by now, whatever the old grant says");
+  await back.settle(file);
 });

@@ -1,0 +1,127 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { must } from "../../common/assert.ts";
+import { silentLog } from "../../common/log.ts";
+import { systemClock } from "../../common/os/clock.ts";
+import { systemDisk } from "../../common/os/disk.ts";
+import { ChunkServer } from "../../chunkd/server.ts";
+import { Master } from "../../master/master.ts";
+import { createMemoryStore } from "../../master/store/memory.ts";
+import type { Store } from "../../master/store/store.ts";
+import { connectFileSystem } from "../../mount/filesystem.ts";
+import type { FileSystem } from "../../mount/fuse/filesystem.ts";
+import { websocketConnect } from "../../protocol/dial.ts";
+import { listen, type Listener } from "../../protocol/websocket.ts";
+
+/**
+ * A whole cluster in this process, with everything real but the kernel: a master on an in-memory
+ * store, chunk servers on temporary directories, and mounts' clients, joined by sockets.
+ */
+
+interface Teardown {
+  teardown(work: () => unknown): unknown;
+}
+
+export interface LiveMount {
+  readonly fileSystem: FileSystem;
+  close(): Promise<void>;
+}
+
+const chunkBytes = 1024 * 1024;
+const loopback = "127.0.0.1";
+
+export class LiveCluster {
+  readonly chunkBytes = chunkBytes;
+  readonly store: Store = createMemoryStore();
+  readonly servers: ChunkServer[] = [];
+  master: Master;
+  readonly #root = mkdtempSync(path.join(tmpdir(), "gfs-live-"));
+  readonly #mounts = new Set<LiveMount>();
+  #listener: Listener | undefined;
+  #uuids = 0;
+
+  private constructor() {
+    this.master = this.#newMaster();
+  }
+
+  static async start(t: Teardown, { servers }: { servers: number }): Promise<LiveCluster> {
+    const cluster = new LiveCluster();
+    t.teardown(() => cluster.#stop());
+    await cluster.#startMaster(0);
+    for (let i = 0; i < servers; i += 1) await cluster.addServer();
+    return cluster;
+  }
+
+  async addServer(): Promise<ChunkServer> {
+    const server = await ChunkServer.start({
+      root: path.join(this.#root, `c${this.servers.length}`),
+      master: this.#address,
+      listen: { host: loopback, port: 0 },
+      ...{ rack: "", name: "test", reserveBytes: 0, disk: systemDisk },
+      ...{ clock: systemClock, log: silentLog, random: Math.random },
+      connect: websocketConnect(systemClock),
+    });
+    await server.joined();
+    this.servers.push(server);
+    return server;
+  }
+
+  async mount(): Promise<LiveMount> {
+    const mount = await connectFileSystem({
+      master: this.#address,
+      ...{ soft: false, timeoutMs: 0, showSnapshots: false, mountpoint: "/live", rack: "" },
+      ...{ clock: systemClock, log: silentLog, random: Math.random },
+      uuid: () => this.#uuid(),
+    });
+    this.#mounts.add(mount);
+    const close = async (): Promise<void> => {
+      if (this.#mounts.delete(mount)) await mount.close();
+    };
+    return { fileSystem: mount.fileSystem, close };
+  }
+
+  /** The master stops without warning and starts again on what it has stored. */
+  async restartMaster(): Promise<void> {
+    const { port } = this.#address;
+    await this.#listener?.close();
+    await this.master.stop();
+    this.master = this.#newMaster();
+    await this.#startMaster(port);
+  }
+
+  get #address(): { host: string; port: number } {
+    return must(this.#listener, "the master listens").address;
+  }
+
+  #uuid(): string {
+    this.#uuids += 1;
+    return `uuid-${this.#uuids}`;
+  }
+
+  #newMaster(): Master {
+    return new Master({
+      store: { ...this.store, close: () => Promise.resolve() },
+      ...{ clock: systemClock, log: silentLog, random: Math.random },
+      ...{ uuid: () => this.#uuid(), version: "test", owner: { uid: 0, gid: 0 } },
+      chunkBytes,
+    });
+  }
+
+  async #startMaster(port: number): Promise<void> {
+    await this.master.start();
+    this.#listener = await listen({
+      address: { host: loopback, port },
+      clock: systemClock,
+      onTransport: (transport, peer) => this.master.accept(transport, peer),
+    });
+  }
+
+  async #stop(): Promise<void> {
+    await Promise.all([...this.#mounts].map((mount) => mount.close()));
+    for (const server of this.servers) await server.halt().catch(() => undefined);
+    await this.#listener?.close();
+    await this.master.stop();
+    rmSync(this.#root, { recursive: true, force: true });
+  }
+}
