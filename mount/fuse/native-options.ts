@@ -2,6 +2,7 @@
 
 import { UserError } from "../../common/program.ts";
 import type { MountOptions } from "./filesystem.ts";
+import { splitOption } from "./option-list.ts";
 
 /** fuse-native copies the option string into a buffer of 1024 bytes and cuts the rest off. */
 const optionBytesMax = 1000;
@@ -39,21 +40,31 @@ const known = new Map<string, RegExp>([
   ["subtype", /^[A-Za-z0-9_.-]{1,32}$/],
 ]);
 
-/** What is wrong with a further option for libfuse, or undefined. */
-export function optionFault(option: string): string | undefined {
+/**
+ * Access times are the filesystem's matter, as the kernel does not keep them for a FUSE mount, and
+ * libfuse 2 does not know all of these.
+ */
+const ignored = new Set([
+  ...["atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime", "diratime"],
+  ...["nodiratime", "lazytime", "nolazytime"],
+]);
+
+/** A `UserError` for a further option that libfuse must not see. */
+export function checkNativeOptions(options: readonly string[]): void {
+  for (const option of options) {
+    const fault = optionFault(option);
+    if (fault !== undefined) throw new UserError(fault);
+  }
+}
+
+function optionFault(option: string): string | undefined {
   const [name, value] = splitOption(option);
+  if (value === undefined && ignored.has(name)) return undefined;
   const form = known.get(name);
   if (form === undefined) return `unknown mount option '${name}'`;
   if (form === flag && value !== undefined) return `mount option '${name}' takes no value`;
   if (form !== flag && value === undefined) return `mount option '${name}' needs a value`;
   return form.test(value ?? "") ? undefined : `mount option '${option}' has a wrong value`;
-}
-
-/** `a=b` into name and value; `a` alone has no value. */
-export function splitOption(option: string): [name: string, value: string | undefined] {
-  const equals = option.indexOf("=");
-  if (equals < 0) return [option, undefined];
-  return [option.slice(0, equals), option.slice(equals + 1)];
 }
 
 /**
@@ -62,11 +73,8 @@ export function splitOption(option: string): [name: string, value: string | unde
  * possible.
  */
 export function fsnameWithOptions(options: MountOptions, nonEmpty: boolean): string {
-  for (const option of options.extra) {
-    const fault = optionFault(option);
-    if (fault !== undefined) throw new UserError(fault);
-  }
-  const given = new Map(options.extra.map(splitOption));
+  checkNativeOptions(options.extra);
+  const given = new Map(options.extra.filter((name) => !ignored.has(name)).map(splitOption));
   const defaults = new Map<string, string | undefined>([
     ["subtype", "gfs"],
     ["default_permissions", undefined],

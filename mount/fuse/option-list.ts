@@ -1,5 +1,4 @@
 import { UserError } from "../../common/program.ts";
-import { optionFault, splitOption } from "./native-options.ts";
 
 /** What `-o a,b=c` may say, as mount(8) and /etc/fstab write it. */
 export interface OptionList {
@@ -16,14 +15,11 @@ export interface OptionList {
   allowOther?: boolean;
   showSnapshots: boolean;
   binding?: string;
-  /** For libfuse and the kernel; each checked. */
+  /** For the binding and the kernel; which of them there are is the binding's to say. */
   extra: string[];
 }
 
-/**
- * Options that are mount(8)'s own business, or that say what is so anyway. Access times are the
- * filesystem's matter: the kernel does not keep them for a FUSE mount.
- */
+/** Options that are mount(8)'s own business, or that say what is so anyway. */
 const ignored = new Set([
   ...[
     "defaults",
@@ -37,8 +33,7 @@ const ignored = new Set([
     "owner",
     "group",
   ],
-  ...["atime", "noatime", "relatime", "norelatime", "strictatime", "nostrictatime", "diratime"],
-  ...["nodiratime", "lazytime", "nolazytime", "iversion", "noiversion", "silent", "loud"],
+  ...["iversion", "noiversion", "silent", "loud"],
 ]);
 
 const pairs: readonly (readonly [string, string])[] = [
@@ -72,6 +67,13 @@ export function parseOptionList(lists: readonly string[]): OptionList {
   const options: OptionList = { readOnly: false, showSnapshots: false, extra: [] };
   for (const [name, value] of names) takeOption(options, name, value);
   return options;
+}
+
+/** `a=b` into name and value; `a` alone has no value. */
+export function splitOption(option: string): [name: string, value: string | undefined] {
+  const equals = option.indexOf("=");
+  if (equals < 0) return [option, undefined];
+  return [option.slice(0, equals), option.slice(equals + 1)];
 }
 
 function takeOption(options: OptionList, name: string, value: string | undefined): void {
@@ -115,10 +117,7 @@ function takeOption(options: OptionList, name: string, value: string | undefined
 
 function takeFurther(options: OptionList, name: string, value: string | undefined): void {
   if (ignored.has(name) || name.startsWith("x-") || name === "comment") return;
-  const option = value === undefined ? name : `${name}=${value}`;
-  const fault = optionFault(option);
-  if (fault !== undefined) throw new UserError(fault);
-  options.extra.push(option);
+  options.extra.push(value === undefined ? name : `${name}=${value}`);
 }
 
 function bare(name: string, value: string | undefined): string {

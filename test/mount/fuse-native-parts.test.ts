@@ -2,7 +2,7 @@ import fc from "fast-check";
 import t from "tap";
 import { parseMountTable, mountAt } from "../../mount/fuse/mount-table.ts";
 import { bytesFromText, textFromBytes } from "../../mount/fuse/native-names.ts";
-import { fsnameWithOptions } from "../../mount/fuse/native-options.ts";
+import { checkNativeOptions, fsnameWithOptions } from "../../mount/fuse/native-options.ts";
 import { errnoOf, statfsWords, statWords } from "../../mount/fuse/native-replies.ts";
 import { restoreMtime } from "../../mount/fuse/native-utimens.ts";
 import { parseOptionList } from "../../mount/fuse/option-list.ts";
@@ -88,29 +88,36 @@ await t.test("mtime is read from C's memory only if atime is found there too", a
 
 await t.test("-o as mount(8) writes it", async (tt) => {
   const none = { readOnly: false, showSnapshots: false, extra: [] };
-  tt.same(parseOptionList(["rw,noatime,_netdev,x-systemd.automount", "defaults"]), none);
+  tt.same(parseOptionList(["rw,nofail,_netdev,x-systemd.automount", "defaults"]), none);
   tt.match(parseOptionList(["ro,soft,timeout=5,master=h:1,noexec,uid=7"]), {
     ...{ readOnly: true, soft: true, timeout: 5, master: "h:1" },
     extra: ["noexec", "uid=7"],
   });
+  tt.same(parseOptionList(["noatime,made_up=1"]).extra, ["noatime", "made_up=1"], "unchecked");
   for (const [list, message] of [
-    ["bogus", /unknown mount option 'bogus'/],
-    ["hard_remove", /unknown/],
     ["ro,rw", /contradict/],
     ["hard,timeout=5", /contradict/],
     ["master=a:1,master=b:1", /given twice/],
     ["ro=1", /takes no value/],
     ["timeout", /needs a value/],
     ["timeout=x", /not a number of seconds/],
-    ["uid=root", /wrong value/],
   ] as const)
     tt.throws(() => parseOptionList([list]), { name: "UserError", message }, list);
+  for (const [option, message] of [
+    ["bogus", /unknown mount option 'bogus'/],
+    ["hard_remove", /unknown/],
+    ["uid=root", /wrong value/],
+  ] as const)
+    tt.throws(() => checkNativeOptions([option]), { name: "UserError", message }, option);
 });
 
 await t.test("options travel in fsname, and none can smuggle another", async (tt) => {
   const options = { mountpoint: "/m", allowOther: false, readOnly: false };
   const cache = { entryTimeout: 0, attrTimeout: 0.5 };
-  const made = fsnameWithOptions({ ...options, ...cache, extra: ["fsname=a b", "noexec"] }, true);
+  const made = fsnameWithOptions(
+    { ...options, ...cache, extra: ["fsname=a b", "noatime", "noexec"] },
+    true,
+  );
   tt.match(made, /^a b,subtype=gfs,/);
   tt.match(made, /,entry_timeout=0,attr_timeout=0.5,.*,rw,nonempty,noexec$/);
   for (const extra of ["fsname=a,suid", "subtype=a\\,b", "umask=9", `fsname=${"x".repeat(2000)}`])

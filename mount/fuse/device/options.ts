@@ -1,7 +1,7 @@
 /** What `-o` may say to the device binding, beside what option-list.ts takes for itself. */
 
 import { UserError } from "../../../common/program.ts";
-import { splitOption } from "../native-options.ts";
+import { splitOption } from "../option-list.ts";
 
 /** Flags of mount(2), include/uapi/linux/mount.h. */
 const flag = {
