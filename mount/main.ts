@@ -19,9 +19,12 @@ import {
 } from "./daemon.ts";
 import { connectFileSystem } from "./filesystem.ts";
 import type { MountOptions } from "./fuse/filesystem.ts";
+import { mountDevice } from "./fuse/device/mount.ts";
+import { parseDeviceOptions } from "./fuse/device/options.ts";
 import { mountFuseNative } from "./fuse/fuse-native.ts";
 import { prepareMountpoint } from "./fuse/mountpoint.ts";
-import { parseOptionList } from "./fuse/option-list.ts";
+import { checkNativeOptions } from "./fuse/native-options.ts";
+import { type OptionList, parseOptionList } from "./fuse/option-list.ts";
 import { takeStandardError } from "./fuse/standard-error.ts";
 
 const usage = `gfs-mount MOUNTPOINT [options]
@@ -30,7 +33,14 @@ Mounts the filesystem of a master on the directory MOUNTPOINT, and goes to the b
 it answers. Unmount it with umount (root) or fusermount -u.`;
 
 const optionsHelp = `Mount options, after -o: ro, soft, hard, timeout=S, master=HOST:PORT, log=FILE,
-show_snapshots, allow_other, entry_timeout=S, attr_timeout=S, and those of libfuse and mount(8).`;
+show_snapshots, allow_other, binding=NAME, fsname=TEXT, those of mount(8), and with --binding
+fuse-native entry_timeout=S, attr_timeout=S and others of libfuse.
+Also as: mount -t fuse.gfs HOST:PORT MOUNTPOINT -o ..., and in /etc/fstab.`;
+
+const bindings = ["device", "fuse-native"] as const;
+type Binding = (typeof bindings)[number];
+/** Only Linux has the device whose protocol is spoken; libfuse is also elsewhere. */
+const bindingDefault: Binding = process.platform === "linux" ? "device" : "fuse-native";
 
 /**
  * Seconds that the kernel may believe names and attributes without asking: none, because
@@ -43,6 +53,7 @@ const cacheSecondsDefault = 0;
 const softSecondsDefault = 30;
 
 interface Settings {
+  binding: Binding;
   mount: MountOptions;
   master: Address;
   soft: boolean;
@@ -55,6 +66,7 @@ interface Settings {
 
 async function main(): Promise<void> {
   const args = process.argv.slice(2);
+  if (isMountHelper() && args.includes("-f")) return; // `mount --fake`: all but the mount itself.
   const settings = readSettings(await readArguments(args));
   if (settings.foreground || inBackground()) {
     await serve(settings);
@@ -86,7 +98,7 @@ async function serve(settings: Settings): Promise<void> {
 }
 
 async function connectAndMount(settings: Settings, terminated: Promise<string>, log: Log) {
-  const { mount, master, soft, timeoutMs, showSnapshots, rack } = settings;
+  const { binding, mount, master, soft, timeoutMs, showSnapshots, rack } = settings;
   const clock = systemClock;
   const { mountpoint } = mount;
   const injected = { clock, log, random: Math.random, uuid: randomUUID };
@@ -97,8 +109,9 @@ async function connectAndMount(settings: Settings, terminated: Promise<string>, 
   ended.catch(() => undefined); // Later signals are the matter of serveUntilUnmounted.
   const connected = await Promise.race([connectFileSystem(options), ended]);
   const close = (): Promise<void> => connected.close();
+  const mountBy = { device: mountDevice, "fuse-native": mountFuseNative }[binding];
   try {
-    return { mounted: await mountFuseNative(connected.fileSystem, mount, { log, clock }), close };
+    return { mounted: await mountBy(connected.fileSystem, mount, { log, clock }), close };
   } catch (error) {
     await close();
     throw error;
@@ -115,7 +128,7 @@ function readArguments(args: readonly string[]) {
       master: { type: "string", describe: "HOST:PORT, or GFS_MASTER", requiresArg: true },
       foreground: { alias: "f", type: "boolean", default: false, describe: "Do not detach" },
       options: { alias: "o", type: "string", describe: "Mount options", requiresArg: true },
-      binding: { type: "string", choices: ["fuse-native"], default: "fuse-native" },
+      binding: { type: "string", choices: bindings, describe: `By default ${bindingDefault}` },
       timeout: { type: "number", describe: "Soft mount: fail after S seconds", requiresArg: true },
       rack: { type: "string", describe: "This machine's rack, or GFS_RACK", requiresArg: true },
       log: { type: "string", describe: "Log file in the background", requiresArg: true },
@@ -125,6 +138,7 @@ function readArguments(args: readonly string[]) {
       s: { type: "boolean", hidden: true },
       v: { type: "boolean", hidden: true },
       t: { type: "string", hidden: true },
+      N: { type: "string", hidden: true },
     })
     .strictOptions()
     .fail((message, error) => {
@@ -142,8 +156,10 @@ function readSettings(args: Arguments): Settings {
   const timeout = only("timeout", [args.timeout, list.timeout]);
   if (timeout !== undefined && !(timeout > 0 && timeout <= 86_400))
     throw new UserError("--timeout is a number of seconds above 0 and at most 86400");
-  if (list.binding !== undefined && list.binding !== args.binding)
-    throw new UserError(`mount option 'binding=${list.binding}' is not known here`);
+  const binding = only("binding", [args.binding, list.binding]) ?? bindingDefault;
+  if (!isBinding(binding))
+    throw new UserError(`binding is ${bindings.join(" or ")}, not '${binding}'`);
+  checkOptions(binding, list);
   const log = only("log", [args.log, list.log]);
   if (log !== undefined && args.foreground)
     throw new UserError("--log is for the background; with -f the log is on standard error");
@@ -151,13 +167,15 @@ function readSettings(args: Arguments): Settings {
   if (timeout !== undefined && !soft)
     throw new UserError("--timeout is for soft mounts, not 'hard'");
   return {
+    binding,
     mount: {
       mountpoint: path.resolve(mountpoint),
       allowOther: list.allowOther ?? process.getuid?.() === 0,
       readOnly: list.readOnly,
       entryTimeout: list.entryTimeout ?? cacheSecondsDefault,
       attrTimeout: list.attrTimeout ?? cacheSecondsDefault,
-      extra: list.extra,
+      // What mount(8) looks for when it asks whether a line of /etc/fstab is mounted.
+      extra: [...(source === undefined ? [] : [`fsname=${source}`]), ...list.extra],
     },
     master:
       master === undefined
@@ -170,6 +188,25 @@ function readSettings(args: Arguments): Settings {
     foreground: args.foreground,
     logFile: log === undefined ? undefined : path.resolve(log),
   };
+}
+
+function isBinding(name: string): name is Binding {
+  return (bindings as readonly string[]).includes(name);
+}
+
+/** What is wrong with the options is said before anything is started. */
+function checkOptions(binding: Binding, list: OptionList): void {
+  if (binding === "fuse-native") return checkNativeOptions(list.extra);
+  parseDeviceOptions(list.extra, { source: "gfs", privileged: process.geteuid?.() === 0 });
+  if (list.entryTimeout !== undefined || list.attrTimeout !== undefined)
+    throw new UserError(
+      "entry_timeout and attr_timeout are for --binding fuse-native; here the kernel is told",
+    );
+}
+
+/** mount(8) runs /sbin/mount.fuse.gfs, which scripts/up makes a link to this program. */
+function isMountHelper(): boolean {
+  return path.basename(scriptPath()).startsWith("mount.");
 }
 
 /**

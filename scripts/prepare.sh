@@ -29,6 +29,8 @@ missing_packages() {
     fuse3) command -v fusermount3 >/dev/null || echo fuse3 ;;
     attr) command -v setfattr >/dev/null || echo attr ;;
     acl) command -v setfacl >/dev/null || echo acl ;;
+    gcc) command -v "${CC:-cc}" >/dev/null || echo gcc ;;
+    libc6-dev) [ -e /usr/include/stdio.h ] || echo libc6-dev ;;
     *) command -v "$need" >/dev/null || echo "$need" ;;
     esac
   done
@@ -72,7 +74,12 @@ need_fuse() {
   [ -c /dev/fuse ] || die "/dev/fuse is missing: load the kernel's module with: modprobe fuse"
 }
 
-# npm ci when node_modules is not what package-lock.json says.
+# What compiles the native part of the device binding; scripts/build-native.
+need_compiler() {
+  need_packages gcc libc6-dev make python3
+}
+
+# npm ci, which runs scripts/build-native too, when node_modules is not what package-lock.json says.
 need_modules() {
   local stamp=node_modules/.package-lock.json
   [ -e $stamp ] && [ ! package-lock.json -nt $stamp ] && [ -x node_modules/.bin/tsc ] && return
@@ -90,6 +97,18 @@ need_modules() {
   fi
   rm -f "$log"
   touch $stamp
+}
+
+# Compiles the native part when a source is newer than it.
+need_native() {
+  local directory=mount/fuse/device/native newer
+  local module=$directory/build/Release/gfs_fuse.node
+  if [ -e $module ]; then
+    newer=$(find $directory -maxdepth 1 -type f -newer $module -print -quit)
+    [ -n "$newer" ] || return 0
+  fi
+  say "compiling the native part"
+  scripts/build-native || die "the native part could not be compiled"
 }
 
 # Compiles when a source is newer than the last build that went well.

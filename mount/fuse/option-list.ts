@@ -116,6 +116,8 @@ function takeOption(options: OptionList, name: string, value: string | undefined
 }
 
 function takeFurther(options: OptionList, name: string, value: string | undefined): void {
+  if (name === "remount")
+    throw new UserError("to change flags like ro: mount -i -o remount,…; else unmount and mount");
   if (ignored.has(name) || name.startsWith("x-") || name === "comment") return;
   options.extra.push(value === undefined ? name : `${name}=${value}`);
 }
