@@ -5,6 +5,7 @@ import type { KernelCaches, Node } from "../filesystem.ts";
 import type { Channel } from "./channel.ts";
 import { NOTIFY_INC_EPOCH, NOTIFY_INVAL_ENTRY, NOTIFY_INVAL_INODE } from "./flags.ts";
 import { minorWithEpoch } from "./init.ts";
+import type { OpenTable } from "./open-table.ts";
 import type { Busy, References } from "./references.ts";
 import { notifyInvalEntryOut, notifyInvalInodeOut, outHeader } from "./structures.ts";
 
@@ -30,8 +31,8 @@ interface Environment {
   pages: Busy;
   clock: Clock;
   log: Log;
-  /** A directory's entries that were read ahead are out of date; of all without a `node`. */
-  dropListings(node?: Node): void;
+  /** Whose listings are out of date. */
+  open: Pick<OpenTable, "dropListings">;
 }
 
 /**
@@ -49,7 +50,7 @@ interface Environment {
  *   price of a LOOKUP for each name in use. The same is done when a directory becomes busy while a
  *   notification is on its way.
  * - Kernels without the epoch get the notification, but it is not waited for when the directory is
- *   busy; they believe names for a second at most, so that is how long an old one may still be seen.
+ *   busy; they believe names for a second at most, so an old one may still be seen for so long.
  * - Pages of a file that is being read or written are dropped as soon as that is done; it is not
  *   waited for. What such a READ was told may be seen until then, as if it had come a little
  *   earlier; attributes are dropped at once.
@@ -72,8 +73,8 @@ export class KernelCacheControl implements KernelCaches {
   }
 
   async dropEntry(parent: Node, name: Buffer): Promise<void> {
-    const { references, names, dropListings } = this.#environment;
-    dropListings(parent);
+    const { references, names, open } = this.#environment;
+    open.dropListings(parent);
     if (this.#ended || !references.has(parent)) return;
     if (names.has(parent) && this.#hasEpoch) return this.#raiseEpoch();
     const dropped = this.#send(invalEntry(parent, name));
@@ -82,8 +83,8 @@ export class KernelCacheControl implements KernelCaches {
   }
 
   async dropNode(node: Node, { pages }: { pages: boolean }): Promise<void> {
-    const { references, pages: busyPages, dropListings } = this.#environment;
-    if (pages) dropListings(node);
+    const { references, pages: busyPages, open } = this.#environment;
+    if (pages) open.dropListings(node);
     if (this.#ended || !references.has(node)) return;
     if (!pages || !busyPages.has(node)) return this.#send(invalInode(node, pages));
     await this.#send(invalInode(node, false));
@@ -91,8 +92,8 @@ export class KernelCacheControl implements KernelCaches {
   }
 
   async dropAll(): Promise<void> {
-    const { references, clock, dropListings } = this.#environment;
-    dropListings();
+    const { references, clock, open } = this.#environment;
+    open.dropListings();
     if (this.#ended) return;
     if (this.#hasEpoch) this.#raiseEpoch();
     const nodes = references.nodes();
@@ -126,18 +127,18 @@ export class KernelCacheControl implements KernelCaches {
   }
 
   /** Resolves when `dropped` does, or a request is under way that it may have to wait for. */
-  #unlessBusy(directory: Node, dropped: Promise<void>): Promise<void> {
-    return new Promise((resolve) => {
-      const waiting = this.#waiting.get(directory) ?? new Set();
-      this.#waiting.set(directory, waiting);
-      const done = (): void => {
-        waiting.delete(done);
-        if (waiting.size === 0) this.#waiting.delete(directory);
-        resolve();
-      };
-      waiting.add(done);
-      void dropped.then(done);
-    });
+  async #unlessBusy(directory: Node, dropped: Promise<void>): Promise<void> {
+    const waiting = this.#waiting.get(directory) ?? new Set();
+    this.#waiting.set(directory, waiting);
+    let wake: () => void = () => undefined;
+    const busy = new Promise<void>((resolve) => (wake = resolve));
+    waiting.add(wake);
+    try {
+      await Promise.race([dropped, busy]);
+    } finally {
+      waiting.delete(wake);
+      if (waiting.size === 0) this.#waiting.delete(directory);
+    }
   }
 
   async #send(message: Buffer): Promise<void> {

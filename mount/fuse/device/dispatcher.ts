@@ -1,5 +1,4 @@
 import { constants } from "node:os";
-import { assert } from "../../../common/assert.ts";
 import type { Clock } from "../../../common/clock.ts";
 import type { Log } from "../../../common/log.ts";
 import { UserError } from "../../../common/program.ts";
@@ -17,7 +16,7 @@ import { Request, uniqueKey } from "./request.ts";
 import { checkNode, type Session } from "./session.ts";
 import { batchForgetIn, forgetIn, forgetOne, inHeader, interruptIn } from "./structures.ts";
 
-const { EAGAIN, ENOENT, ENOSYS, EPROTO } = constants.errno;
+const { EAGAIN, ENODEV, ENOENT, ENOSYS, EPROTO } = constants.errno;
 
 const headerBytes = inHeader.byteLength;
 
@@ -58,7 +57,10 @@ export class Dispatcher {
 
   constructor(options: DispatcherOptions) {
     this.#options = options;
-    this.#replies = new Replies(options.channel);
+    const { channel } = options;
+    // What is answered after the end was not delivered: it is given back at once.
+    const reply: Channel["reply"] = (parts) => (this.#ended ? -ENODEV : channel.reply(parts));
+    this.#replies = new Replies({ reply });
     this.#references = new References(options.fileSystem);
     this.#open = new OpenTable(options.fileSystem);
     this.ready = new Promise((resolve, reject) => {
@@ -142,16 +144,20 @@ export class Dispatcher {
       return;
     }
     this.#begin(session, request);
-    outcome.then(
-      (result) => {
-        this.#settle(request);
-        this.#finish(handler, request, result);
-      },
-      (error: unknown) => {
-        this.#settle(request);
-        this.#fail(handler, request, error);
-      },
-    );
+    void this.#answer(handler, request, outcome);
+  }
+
+  async #answer(handler: Handler, request: Request, outcome: Promise<unknown>): Promise<void> {
+    let result: unknown;
+    try {
+      result = await outcome;
+    } catch (error) {
+      this.#settle(request);
+      this.#fail(handler, request, error);
+      return;
+    }
+    this.#settle(request);
+    this.#finish(handler, request, result);
   }
 
   #begin({ caches }: Session, request: Request): void {
@@ -236,9 +242,8 @@ export class Dispatcher {
     if (negotiation.outcome === "agreed") {
       const { agreement } = negotiation;
       const [open, references] = [this.#open, this.#references];
-      const dropListings = (node?: number): void => open.dropListings(node);
       const busy = { names: this.#names, pages: this.#pages };
-      const environment = { channel, references, ...busy, clock, log, dropListings };
+      const environment = { channel, references, open, ...busy, clock, log };
       const caches = new KernelCacheControl(environment, agreement);
       const replies = this.#replies;
       this.#session = { fileSystem, replies, references, open, caches, agreement, log };
@@ -296,21 +301,18 @@ export class Dispatcher {
   #end(error?: Error): void {
     if (this.#ended) return;
     this.#ended = true;
-    const { channel, log } = this.#options;
+    const { log } = this.#options;
     if (error !== undefined) log.error("fuse.ended", { error });
     this.#becomeImpossible(
       error instanceof UserError ? error : new UserError("unmounted before it was served"),
     );
     this.#session?.caches.end();
     for (const request of this.#underWay.values()) request.interrupt();
-    this.#giveBack()
-      .then(() => channel.close())
-      .catch((failure: unknown) => log.error("fuse.close-failed", { error: failure }))
-      .finally(() => this.#becomeGone());
+    void this.#giveBack();
   }
 
   async #giveBack(): Promise<void> {
-    const { fileSystem, log } = this.#options;
+    const { fileSystem, channel, log } = this.#options;
     const { files, directories } = this.#open.removeAll();
     const released = [
       ...files.map((file) => fileSystem.release(file)),
@@ -320,7 +322,8 @@ export class Dispatcher {
       if (outcome.status === "rejected") log.warn("fuse.release-failed", { error: outcome.reason });
     }
     this.#references.removeAll();
-    assert(this.#open.size === 0, "nothing is opened after the end");
+    await channel.close();
+    this.#becomeGone();
   }
 }
 

@@ -35,7 +35,7 @@ export type AnyOperation = Operation<unknown>;
 
 /** Forgets the type of the result, which only `start` and its own `finish` see. */
 export function operation<T>(one: Operation<T>): AnyOperation {
-  return one as AnyOperation;
+  return one;
 }
 
 /** Of an operation that is answered without data. */

@@ -16,7 +16,7 @@ export const inHeader = struct({
   uid: "u32",
   gid: "u32",
   pid: "u32",
-  /** Since 7.38; in units of 8 bytes, at the end of the message. 0 as nothing of it is asked for. */
+  /** Since 7.38: extensions at the end, in units of 8 bytes. 0 as none are asked for. */
   totalExtlen: "u16",
   padding: "u16",
 });

@@ -43,8 +43,8 @@ export function handlersFor(session: Session): (Handler | undefined)[] {
 
 /**
  * What the filesystem has no use for. ENOSYS is meant: the kernel does not ask again and does what
- * it does for filesystems without such a thing (poll(2) says ready, STATX becomes GETATTR). ioctl(2)
- * is asked each time: whether a file has one is up to the number.
+ * it does for filesystems without such a thing (poll(2) says ready, STATX becomes GETATTR).
+ * ioctl(2) is asked each time: whether a file has one is up to the number.
  */
 function refusals({ replies }: Session) {
   const refuse = (errno: number): AnyOperation =>

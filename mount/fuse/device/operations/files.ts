@@ -59,14 +59,7 @@ export function fileOperations(session: Session) {
       const dataOnly = (s.fsyncIn.fsyncFlags.get(message, body) & FUSE_FSYNC_FDATASYNC) !== 0;
       return fileSystem.fsync(file, dataOnly, request);
     }),
-    RELEASE: plain(session, (request) => {
-      const { message, body } = request;
-      const file = open.file(s.releaseIn.fh.get(message, body));
-      const flags = s.releaseIn.releaseFlags.get(message, body);
-      open.removeFile(file);
-      if ((flags & FUSE_RELEASE_FLOCK_UNLOCK) === 0) return fileSystem.release(file);
-      return fileSystem.release(file, s.releaseIn.lockOwner.get(message, body));
-    }),
+    RELEASE: plain(session, (request) => release(session, request)),
     FALLOCATE: plain(session, (request) => {
       const { message, body } = request;
       const file = open.file(s.fallocateIn.fh.get(message, body));
@@ -111,6 +104,14 @@ function write({ fileSystem, open }: Session, request: Request): Promise<number>
     killSuidGid: (flags & FUSE_WRITE_KILL_SUIDGID) !== 0,
   };
   return fileSystem.write(file, writing, request);
+}
+
+function release({ fileSystem, open }: Session, { message, body }: Request): Promise<void> {
+  const file = open.file(s.releaseIn.fh.get(message, body));
+  const flags = s.releaseIn.releaseFlags.get(message, body);
+  open.removeFile(file);
+  if ((flags & FUSE_RELEASE_FLOCK_UNLOCK) === 0) return fileSystem.release(file);
+  return fileSystem.release(file, s.releaseIn.lockOwner.get(message, body));
 }
 
 function seek({ fileSystem, open }: Session, request: Request): Promise<number> {
