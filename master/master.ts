@@ -16,6 +16,7 @@ import { Committer } from "./namespace/committer.ts";
 import { NamespaceReader } from "./namespace/ops/read.ts";
 import { FileService } from "./service/files.ts";
 import { handlersFor } from "./service/handlers.ts";
+import { LockService } from "./service/locks.ts";
 import { Sessions } from "./service/sessions.ts";
 import { SnapshotService } from "./service/snapshots.ts";
 import { replicasDefault, StatusService } from "./service/status.ts";
@@ -39,6 +40,7 @@ export class Master {
   readonly chunks: Chunks;
   readonly sessions: Sessions;
   readonly files: FileService;
+  readonly locks: LockService;
   readonly snapshots: SnapshotService;
   readonly fleetService: FleetService;
   readonly repair: Repair;
@@ -86,6 +88,7 @@ export class Master {
       fenced: (work) => this.snapshots.fenced(work),
       freeBytes: () => this.status.statfs().freeBytes,
     });
+    this.locks = new LockService({ sessions, log });
     this.snapshots = new SnapshotService({
       committer,
       chunks,
@@ -109,6 +112,7 @@ export class Master {
       for (const { handle, servers } of garbage) this.chunks.sets.discard(handle, servers);
     };
     this.committer.onCommit = (touched, origin) => this.sessions.invalidateOthers(touched, origin);
+    this.sessions.onEnd = (session) => this.locks.end(session);
     this.fleetService.onChange = () => {
       this.repair.needed = true;
     };
@@ -118,6 +122,7 @@ export class Master {
   async start(): Promise<void> {
     this.fleet.load(this.#store);
     this.sessions.load();
+    this.locks.start();
     this.chunks.sets.unsettled.load(this.#store);
     // A snapshot that was under way when the master stopped may have fenced servers at the next
     // epoch.

@@ -30,6 +30,11 @@ export const chunksPerPageMax = 4096;
 /** Components that one walk resolves: half of PATH_MAX, as each takes a byte and a slash. */
 export const walkNamesMax = 2048;
 
+/** The last byte that a lock can cover: l_start and l_len of struct flock are signed (OFFSET_MAX). */
+export const lockOffsetMax = 2n ** 63n - 1n;
+/** Locks in one message: about 80 bytes each, well inside it. */
+export const locksPerPageMax = 4096;
+
 assert(payloadBytesMax * 2 <= messageBytesMax, "a payload and its envelope fit in a message");
 assert(messageBytesMax * 2 <= queuedBytesMax, "a queue holds more than one message");
 

@@ -1,6 +1,7 @@
 import * as admin from "./methods/admin.ts";
 import * as chunk from "./methods/chunk.ts";
 import * as fleet from "./methods/fleet.ts";
+import * as lock from "./methods/lock.ts";
 import * as namespace from "./methods/namespace.ts";
 import * as session from "./methods/session.ts";
 import { assert } from "../common/assert.ts";
@@ -16,7 +17,7 @@ function isMethod(value: unknown): value is Method {
 /** Every method by its number. */
 export const methodsByCode: ReadonlyMap<number, Method> = (() => {
   const byCode = new Map<number, Method>();
-  for (const group of [session, namespace, chunk, fleet, admin]) {
+  for (const group of [session, namespace, lock, chunk, fleet, admin]) {
     for (const declared of Object.values(group)) {
       if (!isMethod(declared)) continue;
       assert(!byCode.has(declared.code), `method number ${declared.code} is used once`);

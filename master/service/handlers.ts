@@ -6,6 +6,7 @@ import type { Sequence } from "../../protocol/method.ts";
 import * as admin from "../../protocol/methods/admin.ts";
 import * as chunk from "../../protocol/methods/chunk.ts";
 import * as fleet from "../../protocol/methods/fleet.ts";
+import * as lock from "../../protocol/methods/lock.ts";
 import * as namespace from "../../protocol/methods/namespace.ts";
 import * as session from "../../protocol/methods/session.ts";
 import { StatusError } from "../../protocol/status.ts";
@@ -32,6 +33,7 @@ export function handlersFor(master: Master, role: Role): Handlers {
       serveReads(handlers, master);
       serveNamespace(handlers, master);
       serveFiles(handlers, master);
+      serveLocks(handlers, master);
       serveSnapshots(handlers, master);
       return handlers;
     }
@@ -266,6 +268,18 @@ function serveFiles(handlers: Handlers, master: Master): void {
       sessions.of(connection);
       return master.fleetService.replicaBad(params.server, params);
     });
+}
+
+function serveLocks(handlers: Handlers, { sessions, locks }: Master): void {
+  handlers
+    .serve(lock.setLock, (params, { connection }) => locks.set(params, sessions.of(connection)))
+    .serve(lock.getLock, (params, { connection }) => locks.get(params, sessions.of(connection)))
+    .serve(lock.cancelLock, (params, { connection }) =>
+      locks.cancel(params, sessions.of(connection)),
+    )
+    .serve(lock.reclaimLocks, (params, { connection }) =>
+      locks.reclaim(params, sessions.of(connection)),
+    );
 }
 
 function serveSnapshots(handlers: Handlers, master: Master): void {

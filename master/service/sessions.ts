@@ -52,6 +52,8 @@ export class Sessions {
   readonly #clock: Clock;
   readonly #log: Log;
   readonly #uuid: () => string;
+  /** Called when the end of a session is on disk. */
+  onEnd: (session: SessionId) => void = () => undefined;
 
   constructor(options: { committer: Committer; clock: Clock; log: Log; uuid: () => string }) {
     this.#committer = options.committer;
@@ -80,6 +82,10 @@ export class Sessions {
 
   all(): Session[] {
     return [...this.#sessions.values()];
+  }
+
+  find(id: SessionId): Session | undefined {
+    return this.#sessions.get(id);
   }
 
   mounts(): Session[] {
@@ -239,6 +245,7 @@ export class Sessions {
         txn.put("session", Buffer.from(key), undefined);
       }
     });
+    this.onEnd(session.id);
     this.#log.event("session.end", { session: session.id, name: session.name });
   }
 
