@@ -6,9 +6,11 @@ import { Tasks } from "../common/tasks.ts";
 import { Handlers } from "../protocol/connection.ts";
 import { Pool, websocketConnect } from "../protocol/dial.ts";
 import { release } from "../protocol/methods/namespace.ts";
+import { StatusError } from "../protocol/status.ts";
 import { ChunkReader } from "./client/chunk-reader.ts";
 import { ChunkWriter } from "./client/chunk-writer.ts";
 import type { Place } from "./client/distance.ts";
+import { LockClient } from "./client/lock-client.ts";
 import { MasterClient } from "./client/master-client.ts";
 import { MetaCache } from "./client/meta-cache.ts";
 import { ReadAheadBudget } from "./client/read-ahead.ts";
@@ -136,6 +138,8 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
       files.disconnected();
       return dropEverything();
     },
+    onSession: (connection, resumed) => locks.connected(connection, resumed),
+    onLockReady: (tickets) => locks.ready(tickets),
     onFlush: () => writeBack.flushAll(),
     opens: () => files.inos(),
   });
@@ -155,6 +159,13 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
     ticket: () => cache.ticket(),
     onCommitted: (attr, ticket) => void cache.changedAttr(attr, ticket),
   });
+  const locks = new LockClient({
+    ...{ master, clock, log, tasks },
+    onLost: (ino) => {
+      const error = new StatusError("io-error", "written under a lock that was lost");
+      writeBack.errors.add(ino, error);
+    },
+  });
   const files: OpenFiles = new OpenFiles({
     clock,
     tasks,
@@ -162,8 +173,8 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
       await master.read(release, () => ({ inos: inos() }));
     },
   });
-  const parts = { master, cache, reader, writer, writeBack, files, kernel, clock, log };
-  return { ...parts, showSnapshots, nodes: new Nodes(), pool };
+  const parts = { master, cache, reader, writer, writeBack, locks, files, kernel };
+  return { ...parts, clock, log, showSnapshots, nodes: new Nodes(), pool };
 }
 
 function assemble(context: Context): FileSystem {
@@ -173,7 +184,7 @@ function assemble(context: Context): FileSystem {
     ...fileOps(context, new ReadAheadBudget()),
     ...directoryOps(context),
     ...rangeOps(context),
-    ...lockOps(),
+    ...lockOps(context),
     ...kernelOps(context),
   };
 }

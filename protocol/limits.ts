@@ -30,7 +30,7 @@ export const chunksPerPageMax = 4096;
 /** Components that one walk resolves: half of PATH_MAX, as each takes a byte and a slash. */
 export const walkNamesMax = 2048;
 
-/** The last byte that a lock can cover: l_start and l_len of struct flock are signed (OFFSET_MAX). */
+/** The last byte that a lock can cover: offsets in struct flock are signed (OFFSET_MAX). */
 export const lockOffsetMax = 2n ** 63n - 1n;
 /** Locks in one message: about 80 bytes each, well inside it. */
 export const locksPerPageMax = 4096;

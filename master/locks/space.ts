@@ -94,8 +94,7 @@ export class LockSpace {
       if (this.#kind === "flock") this.#giveUp(owner, file);
       if (!request.wait) throw new StatusError("would-block", "somebody else has the lock");
       const hopeless =
-        this.#kind === "posix" &&
-        this.#waiting.wouldDeadlock(this.#table, { owner, file, wanted });
+        this.#kind === "posix" && this.#waiting.wouldDeadlock(this.#table, { owner, file, wanted });
       if (hopeless) throw new StatusError("deadlock", "its holder waits for this owner");
       return this.#wait(owner, request);
     } finally {
@@ -221,7 +220,8 @@ export class LockSpace {
       this.#waiting.remove(waiter);
       this.#ready.push({ session: waiter.owner.session, ticket: waiter.ticket });
       // One that has too many locks by now hears of it when it asks again.
-      if (this.#table.count(waiter.owner.session) + 2 > this.#limits.locks) this.#forget(waiter.owner);
+      if (this.#table.count(waiter.owner.session) + 2 > this.#limits.locks)
+        this.#forget(waiter.owner);
       else this.#grant(waiter);
     }
   }

@@ -69,7 +69,9 @@ export class LockService {
   }
 
   cancel({ ticket }: RequestOf<typeof cancelLock>, session: Session): ReplyOf<typeof cancelLock> {
-    const waited = [true, false].map((flock) => this.#locks.space(flock).cancel(session.id, ticket));
+    const waited = [true, false].map((flock) =>
+      this.#locks.space(flock).cancel(session.id, ticket),
+    );
     return { waited: waited.includes(true) };
   }
 
@@ -101,13 +103,15 @@ export class LockService {
   /** Those who are not reached ask again by themselves, when their connection is back. */
   #tell(): void {
     for (const [id, all] of ticketsBySession(this.#locks.takeReady())) {
-      const { connection } = this.#sessions.find(id) ?? {};
+      const { connection } = this.#sessions.byId(id) ?? {};
       for (let first = 0; first < all.length; first += locksPerPageMax) {
         const tickets = all.slice(first, first + locksPerPageMax);
-        connection?.call(lockReady, { tickets }, { deadlineMs: readyMs }).catch((error: unknown) => {
-          this.#log.warn("session.no-lock-ready", { session: id, error });
-          connection.close("did not take word of its locks in time");
-        });
+        connection
+          ?.call(lockReady, { tickets }, { deadlineMs: readyMs })
+          .catch((error: unknown) => {
+            this.#log.warn("session.no-lock-ready", { session: id, error });
+            connection.close("did not take word of its locks in time");
+          });
       }
     }
   }

@@ -84,7 +84,7 @@ export class Sessions {
     return [...this.#sessions.values()];
   }
 
-  find(id: SessionId): Session | undefined {
+  byId(id: SessionId): Session | undefined {
     return this.#sessions.get(id);
   }
 

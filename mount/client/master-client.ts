@@ -7,6 +7,7 @@ import { type Connection, Handlers } from "../../protocol/connection.ts";
 import { type Connect, dial } from "../../protocol/dial.ts";
 import type { Ino, SessionId } from "../../protocol/id.ts";
 import type { Method, RequestOf, Sequence } from "../../protocol/method.ts";
+import { lockReady } from "../../protocol/methods/lock.ts";
 import { invalidate } from "../../protocol/methods/namespace.ts";
 import {
   closeSession,
@@ -47,6 +48,13 @@ export interface MasterClientOptions {
    * request is sent over the next one.
    */
   onDisconnect: () => Promise<void>;
+  /**
+   * A session is open over this connection, and no request has been sent over it yet. `resumed`
+   * false: it is a new one, and the one before, if there was one, is lost.
+   */
+  onSession: (connection: Connection, resumed: boolean) => Promise<void>;
+  /** Those who wait for a lock under these tickets should ask again. */
+  onLockReady: (tickets: readonly number[]) => void;
   /** Send what is unwritten, and commit it. */
   onFlush: () => Promise<void>;
   /** What is open, to be told when the session goes on. */
@@ -117,7 +125,8 @@ export class MasterClient {
 
   async #open(): Promise<void> {
     await this.#dropped;
-    const { address, connect, clock, log, mountpoint, name, opens, secret } = this.#options;
+    const { address, connect, clock, log, mountpoint, name, opens, secret, onSession } =
+      this.#options;
     const { connection, cluster } = await dial({
       address,
       connect,
@@ -144,6 +153,10 @@ export class MasterClient {
     this.cluster = cluster;
     this.chunkBytes = reply.chunkBytes;
     this.#resume = reply.session;
+    await onSession(connection, reply.resumed).catch((error: unknown) => {
+      connection.close("the session could not go on");
+      throw error;
+    });
     this.#session = { id: reply.session, connection };
     connection.onClose(() => this.#lost(connection));
     this.#ready.fire();
@@ -157,10 +170,14 @@ export class MasterClient {
   }
 
   #handlers(): Handlers {
-    const { onInvalidate, onFlush } = this.#options;
+    const { onInvalidate, onFlush, onLockReady } = this.#options;
     return new Handlers()
       .serve(invalidate, async (changes) => {
         await onInvalidate(changes);
+        return {};
+      })
+      .serve(lockReady, ({ tickets }) => {
+        onLockReady(tickets);
         return {};
       })
       .serve(flushSession, async () => {

@@ -5,6 +5,7 @@ import { getattr } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import type { ChunkReader } from "../client/chunk-reader.ts";
 import type { ChunkWriter } from "../client/chunk-writer.ts";
+import type { LockClient } from "../client/lock-client.ts";
 import type { MasterClient } from "../client/master-client.ts";
 import type { MetaCache } from "../client/meta-cache.ts";
 import type { WriteBack } from "../client/write-back.ts";
@@ -20,6 +21,7 @@ export interface Context {
   readonly reader: ChunkReader;
   readonly writer: ChunkWriter;
   readonly writeBack: WriteBack;
+  readonly locks: LockClient;
   readonly nodes: Nodes;
   readonly files: OpenFiles;
   readonly kernel: Kernel;

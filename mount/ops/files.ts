@@ -6,6 +6,7 @@ import { StatusError } from "../../protocol/status.ts";
 import { ReadAhead, type ReadAheadBudget } from "../client/read-ahead.ts";
 import type { Caller, Entry, FileSystem, Opened, OpenFile, Writing } from "../fuse/filesystem.ts";
 import { atOf, attrOf, type Context, entryOf, learnNew, sizeChanged } from "./context.ts";
+import { closeLocked, releaseLocked } from "./locks.ts";
 import { checkNameLength, type NodeRef } from "./nodes.ts";
 import type { OpenRegular } from "./open-files.ts";
 import { isSnapshotsName } from "./snapshots.ts";
@@ -29,18 +30,17 @@ export function fileOps(context: Context, budget: ReadAheadBudget): Group {
     create: (parent, name, { mode, umask, flags }, caller) =>
       createFile(context, budget, { parent, name, mode: mode & ~umask, flags }, caller),
     tmpfile: () => Promise.reject(new StatusError("not-supported", "no O_TMPFILE yet")),
-    read: (file, offset, length, caller) =>
-      readRange(context, files.regular(file), { offset, length }, caller),
+    async read(file, offset, length, caller) {
+      context.locks.check(file);
+      return readRange(context, files.regular(file), { offset, length }, caller);
+    },
     write: (file, writing, caller) => writeFile(context, file, writing, caller),
 
-    async flush(file, _owner, caller) {
+    async flush(file, owner, caller) {
       const opened = files.get(file);
-      if (opened.kind !== "file" || opened.ref.kind !== "live") return;
-      const { ino } = opened.ref;
-      const waiter = { cursor: opened.errors, signal: caller.signal };
-      const mayHaveWritten = (opened.flags & accessMask) !== readOnly;
-      if (opened.wrote) await writeBack.flush(ino, waiter);
-      else if (mayHaveWritten) await writeBack.settle(ino, caller.signal);
+      if (opened.kind !== "file") return;
+      const write = (signal?: AbortSignal): Promise<void> => flushWritten(context, opened, signal);
+      await closeLocked(context, file, { owner, write }, caller);
     },
 
     async fsync(file, _dataOnly, caller) {
@@ -226,6 +226,7 @@ async function writeFile(
   caller: Caller,
 ): Promise<number> {
   const opened = context.files.regular(file);
+  context.locks.check(file);
   const { ref } = opened;
   if (ref.kind !== "live") throw new StatusError("read-only", "snapshots are read-only");
   if (offset + data.length > fileBytesMax) throw new StatusError("too-large", "file too large");
@@ -233,6 +234,18 @@ async function writeFile(
   const waiter = { cursor: opened.errors, signal: caller.signal };
   await context.writeBack.write(ref.ino, offset, data, waiter);
   return data.length;
+}
+
+async function flushWritten(
+  { writeBack }: Context,
+  opened: OpenRegular,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if (opened.ref.kind !== "live") return;
+  const { ino } = opened.ref;
+  const mayHaveWritten = (opened.flags & accessMask) !== readOnly;
+  if (opened.wrote) await writeBack.flush(ino, { cursor: opened.errors, signal });
+  else if (mayHaveWritten) await writeBack.settle(ino, signal);
 }
 
 async function releaseFile(context: Context, file: OpenFile): Promise<void> {
@@ -246,6 +259,7 @@ async function releaseFile(context: Context, file: OpenFile): Promise<void> {
   } catch (error) {
     context.log.error("release.write-failed", { ino, error });
   }
+  if (opened.kind === "file") await releaseLocked(context, file, opened);
   if (!context.files.remove(file)) return;
   context.writer.forget(ino);
   context.writeBack.errors.forget(ino);

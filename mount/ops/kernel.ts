@@ -29,6 +29,8 @@ export class Kernel {
   #caches: KernelCaches | undefined;
   /** Files whose contents have been as the kernel may have them since they were last opened. */
   readonly #pages = new LRUCache<Ino, true>({ max: filesMax });
+  /** Pages that the kernel is dropping. */
+  readonly #dropping = new Map<Ino, Promise<unknown>>();
   readonly #clock: Clock;
   readonly #log: Log;
 
@@ -60,14 +62,30 @@ export class Kernel {
     const caches = this.#caches;
     if (!caches) return Promise.resolve();
     const drops = entries.map(({ parent, name }) => caches.dropEntry(parent, Buffer.from(name)));
-    for (const ino of inos) drops.push(caches.dropNode(ino, { pages: changed.has(ino) }));
+    for (const ino of inos) {
+      drops.push(changed.has(ino) ? this.#dropPages(ino) : caches.dropNode(ino, { pages: false }));
+    }
     return this.#within(drops);
   }
 
   /** What this mount has of the contents of `ino` may not be what they are. */
   dropContents(ino: Ino): void {
     this.#pages.delete(ino);
-    void this.#within([this.#caches?.dropNode(ino, { pages: true }) ?? Promise.resolve()]);
+    void this.#within([this.#dropPages(ino)]);
+  }
+
+  #dropPages(ino: Ino): Promise<void> {
+    const drop = this.#caches?.dropNode(ino, { pages: true }) ?? Promise.resolve();
+    const all: Promise<unknown> = Promise.allSettled([drop, this.#dropping.get(ino)]).then(() => {
+      if (this.#dropping.get(ino) === all) this.#dropping.delete(ino);
+    });
+    this.#dropping.set(ino, all);
+    return drop;
+  }
+
+  /** Resolves when the kernel has dropped what it was told to drop of the file; maybe at once. */
+  pagesDropped(ino: Ino): Promise<unknown> | undefined {
+    return this.#dropping.get(ino);
   }
 
   allChanged(): Promise<void> {
