@@ -15,6 +15,8 @@ const { ENOENT, ENOBUFS, ENODEV, ENOTCONN, ECANCELED, ECONNABORTED } = constants
 const dropAllWindow = 128;
 /** `ENOBUFS`: megabytes of notifications wait for a lock. Tried again so often. */
 const retryMs = 10;
+/** So often an inode is dropped of which the kernel says that it does not have it. */
+const unknownMax = 20;
 /**
  * With a kernel that has no FUSE_NOTIFY_INC_EPOCH (before 7.44, Linux 6.16) a name may be believed
  * no longer than this, whatever the filesystem allows: there are moments when such a kernel cannot
@@ -86,8 +88,8 @@ export class KernelCacheControl implements KernelCaches {
     const { references, pages: busyPages, open } = this.#environment;
     if (pages) open.dropListings(node);
     if (this.#ended || !references.has(node)) return;
-    if (!pages || !busyPages.has(node)) return this.#send(invalInode(node, pages));
-    await this.#send(invalInode(node, false));
+    if (!pages || !busyPages.has(node)) return this.#dropInode(node, pages);
+    await this.#dropInode(node, false);
     void this.#send(invalInode(node, true));
   }
 
@@ -127,7 +129,7 @@ export class KernelCacheControl implements KernelCaches {
   }
 
   /** Resolves when `dropped` does, or a request is under way that it may have to wait for. */
-  async #unlessBusy(directory: Node, dropped: Promise<void>): Promise<void> {
+  async #unlessBusy(directory: Node, dropped: Promise<unknown>): Promise<void> {
     const waiting = this.#waiting.get(directory) ?? new Set();
     this.#waiting.set(directory, waiting);
     let wake: () => void = () => undefined;
@@ -141,17 +143,32 @@ export class KernelCacheControl implements KernelCaches {
     }
   }
 
-  async #send(message: Buffer): Promise<void> {
+  /**
+   * ENOENT: the kernel has no such inode. It may have been given it a moment ago, by an answer that
+   * the asking process has not taken up yet, with the attributes that are to be dropped.
+   */
+  async #dropInode(node: Node, pages: boolean): Promise<void> {
+    const { references, clock } = this.#environment;
+    for (let attempt = 1; ; attempt += 1) {
+      const result = await this.#send(invalInode(node, pages));
+      if (result !== -ENOENT || !references.has(node) || attempt === unknownMax) return;
+      await sleep(clock, retryMs);
+    }
+  }
+
+  /** Resolves with 0 or a negative errno; if that is no reason to worry, nobody needs to look. */
+  async #send(message: Buffer): Promise<number> {
     const { channel, clock, log } = this.#environment;
     while (!this.#ended) {
       const result = await channel.notify(message);
-      if (result >= 0 || result === -ENOENT || gone(result)) return;
+      if (result >= 0 || result === -ENOENT || gone(result)) return result;
       if (result !== -ENOBUFS) {
         log.warn("fuse.notify-failed", { errno: -result });
-        return;
+        return result;
       }
       await sleep(clock, retryMs);
     }
+    return 0;
   }
 }
 
