@@ -48,7 +48,7 @@ export interface Addon {
 export const partsMax = 64;
 
 /** From build/mount/fuse/device/, where tsc puts this file. */
-const modulePath = fileURLToPath(
+export const modulePath = fileURLToPath(
   new URL("../../../../mount/fuse/device/native/build/Release/gfs_fuse.node", import.meta.url),
 );
 

@@ -24,15 +24,26 @@ bool take_arguments(napi_env env, napi_callback_info info, size_t count, napi_va
   return false;
 }
 
+/* Node-API's own conversion would wrap: 2 ** 32 would be the descriptor 0. */
+static bool take_whole(napi_env env, napi_value value, double min, double max, double *result) {
+  if (!succeeded(env, napi_get_value_double(env, value, result))) return false;
+  if (*result >= min && *result <= max && *result == (double)(int64_t)*result) return true;
+  napi_throw_range_error(env, NULL, "the number is out of range");
+  return false;
+}
+
 bool take_int(napi_env env, napi_value value, int *result) {
-  int32_t number = 0;
-  if (!succeeded(env, napi_get_value_int32(env, value, &number))) return false;
-  *result = number;
+  double number = 0;
+  if (!take_whole(env, value, INT32_MIN, INT32_MAX, &number)) return false;
+  *result = (int)number;
   return true;
 }
 
 bool take_unsigned(napi_env env, napi_value value, uint32_t *result) {
-  return succeeded(env, napi_get_value_uint32(env, value, result));
+  double number = 0;
+  if (!take_whole(env, value, 0, UINT32_MAX, &number)) return false;
+  *result = (uint32_t)number;
+  return true;
 }
 
 bool take_bytes(napi_env env, napi_value value, uint8_t **bytes, size_t *length) {
