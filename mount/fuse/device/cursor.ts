@@ -10,7 +10,7 @@ import type {
 /** Asked for at a time: a page of entries with attributes is one message of the cluster. */
 const pageEntries = 512;
 /** Delivered names of which each is kept: as many as a reader may have in its buffers, and more. */
-const namesKept = 8192;
+const namesKeptMax = 8192;
 /** Stretches of names; when there are more, neighbours become one. */
 const stretchesMax = 8192;
 /** Offsets 1 and 2 are those behind "." and "..". */
@@ -66,6 +66,11 @@ export class Cursor {
     this.#fileSystem = fileSystem;
     this.node = node;
     this.file = file;
+  }
+
+  /** How many names are in memory. */
+  get namesKept(): number {
+    return this.#namesKept;
   }
 
   /** READDIRs of one open directory are done one after the other. */
@@ -140,13 +145,13 @@ export class Cursor {
 
   #place(offset: number): Place {
     if (offset < firstOffset) return { after: undefined, skip: 0 };
-    if (offset > this.#top) {
-      const after = this.#nameAt(this.#top);
-      return { after, skip: offset - this.#top };
-    }
+    // Never delivered here, as all of the listing or its start came from the kernel's cache.
     const stretch = this.#stretchOf(offset);
-    const name = stretch?.names[offset - stretch.first];
-    if (stretch === undefined || name !== undefined) return { after: name, skip: 0 };
+    if (stretch === undefined) return { after: undefined, skip: offset - (firstOffset - 1) };
+    const name = stretch.names[offset - stretch.first];
+    if (name !== undefined) return { after: name, skip: 0 };
+    const lastKept = stretch.first + stretch.names.length - 1;
+    if (offset > this.#top) return { after: stretch.names.at(-1), skip: offset - lastKept };
     return { after: stretch.names[0], skip: offset - stretch.first };
   }
 
@@ -185,7 +190,7 @@ export class Cursor {
   }
 
   #thin(): void {
-    while (this.#namesKept > namesKept && this.#thinned < this.#stretches.length - 1) {
+    while (this.#namesKept > namesKeptMax && this.#thinned < this.#stretches.length - 1) {
       const oldest = this.#stretches[this.#thinned];
       if (oldest === undefined) return;
       this.#namesKept -= oldest.names.length - 1;
