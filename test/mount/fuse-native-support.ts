@@ -47,6 +47,8 @@ export interface DriverState {
   references: number;
   openFiles: number;
   inodes: number;
+  readBytesMax: number;
+  writeBytesMax: number;
 }
 
 export class TestMount {
