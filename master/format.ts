@@ -6,7 +6,7 @@ import type { Store } from "./store/store.ts";
 import { encodeInode } from "./store/tables.ts";
 
 /** Of the tables and records in the store; another number is not understood. */
-const formatVersion = 1;
+const formatVersion = 2;
 const formatKey = Buffer.from("format");
 
 export interface Format {
@@ -60,6 +60,7 @@ function createFormat(store: Store, wanted: NewFilesystem): Format {
     ctime: nowNs,
     parent: noIno,
     replicas,
+    xattrs: 0,
     target: Buffer.alloc(0),
   });
   store.write((writer) => {

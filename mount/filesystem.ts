@@ -7,6 +7,7 @@ import { Handlers } from "../protocol/connection.ts";
 import { Pool, websocketConnect } from "../protocol/dial.ts";
 import { release } from "../protocol/methods/namespace.ts";
 import { StatusError } from "../protocol/status.ts";
+import { AccessTimes } from "./client/access-times.ts";
 import { ChunkReader } from "./client/chunk-reader.ts";
 import { ChunkWriter } from "./client/chunk-writer.ts";
 import type { Place } from "./client/distance.ts";
@@ -30,6 +31,9 @@ import { rangeOps } from "./ops/ranges.ts";
 /** Written data does not lie here longer than this, so that others see files grow. */
 const writeBackEveryMs = 500;
 const writeBackIdleMs = 400;
+
+/** Nobody waits for the times of reading: they are told to the master together. */
+const accessesEveryMs = 1_000;
 
 /** A hard mount that ends while its servers are gone gives them this long. */
 const closeMsMax = 30_000;
@@ -62,7 +66,7 @@ export async function connectFileSystem(
   const { clock, log } = options;
   const tasks = new Tasks({ clock, log });
   const context = createContext(options, tasks);
-  const { master, writeBack } = context;
+  const { master, writeBack, accesses } = context;
   try {
     await master.start();
   } catch (error) {
@@ -72,6 +76,7 @@ export async function connectFileSystem(
   tasks.every("write-back", writeBackEveryMs, async () => {
     for (const work of writeBack.tick(writeBackIdleMs)) tasks.run("write-back.file", () => work);
   });
+  tasks.every("accesses", accessesEveryMs, () => accesses.tell());
   return {
     fileSystem: assemble(context),
     close: () => closeClient(context, tasks, options.soft ? options.timeoutMs : closeMsMax),
@@ -83,12 +88,13 @@ export async function connectFileSystem(
  * and the log says what.
  */
 async function closeClient(
-  { writeBack, master, pool, clock, log }: Context & { pool: Pool },
+  { writeBack, accesses, master, pool, clock, log }: Context & { pool: Pool },
   tasks: Tasks,
   flushMs: number,
 ): Promise<void> {
   const flushed = writeBack
     .flushAll()
+    .then(() => accesses.tell())
     .catch((error: unknown) => log.error("close.failed", { error }));
   await atMost(clock, flushMs, flushed);
   for (const { ino, end } of writeBack.unwritten()) log.error("close.lost", { ino, end });
@@ -173,7 +179,8 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
       await master.read(release, () => ({ inos: inos() }));
     },
   });
-  const parts = { master, cache, reader, writer, writeBack, locks, files, kernel };
+  const accesses = new AccessTimes({ clock, cache, master });
+  const parts = { master, cache, reader, writer, writeBack, accesses, locks, files, kernel };
   return { ...parts, clock, log, showSnapshots, nodes: new Nodes(), pool };
 }
 

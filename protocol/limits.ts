@@ -25,6 +25,8 @@ export const inFlightMax = 1024;
 export const queuedBytesMax = 64 * 1024 * 1024;
 /** Entries in one readdir page: with attributes about 300 bytes each, well inside a message. */
 export const entriesPerPageMax = 1024;
+/** Accesses told in one message. */
+export const accessesMax = 4096;
 /** Chunks in one locate answer, handles in one page of a chunk server's inventory. */
 export const chunksPerPageMax = 4096;
 /** Components that one walk resolves: half of PATH_MAX, as each takes a byte and a slash. */

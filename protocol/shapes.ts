@@ -39,7 +39,8 @@ export const List = <T extends TSchema>(item: T, most: number): ReturnType<typeo
 
 /**
  * An inode's attributes. `mode` has the type bits (S_IFMT). `blocks` counts 512-byte units of the
- * chunks that exist, so a hole of whole chunks takes none.
+ * chunks that exist, so a hole of whole chunks takes none. `xattrs`: how many extended attributes
+ * it has, so that one without any need not be asked for them.
  */
 export const AttrShape = Type.Object(
   {
@@ -54,6 +55,7 @@ export const AttrShape = Type.Object(
     atime: Ns,
     mtime: Ns,
     ctime: Ns,
+    xattrs: Opt(Count),
   },
   { additionalProperties: false },
 );

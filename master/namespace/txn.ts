@@ -108,6 +108,11 @@ export class Txn {
 
   putInode(ino: Ino, inode: Fresh<Inode>): void {
     this.touched.inos.add(ino);
+    this.putInodeUntold(ino, inode);
+  }
+
+  /** As `putInode`, for a change of which no mount need be told. */
+  putInodeUntold(ino: Ino, inode: Fresh<Inode>): void {
     this.#replace("inode", ino, numberKey(ino), encodeInode({ ...inode, since: this.epoch }));
   }
 

@@ -7,6 +7,7 @@ import type {
   create,
   open,
   setattr,
+  tmpfile,
 } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
@@ -15,7 +16,7 @@ import type { Committer } from "../namespace/committer.ts";
 import { setAttributes } from "../namespace/ops/attributes.ts";
 import { attrOf, isRegular } from "../namespace/ops/common.ts";
 import { needsCutCopy, truncate } from "../namespace/ops/contents.ts";
-import { createFile } from "../namespace/ops/create.ts";
+import { createFile, createTmpfile } from "../namespace/ops/create.ts";
 import { contentsChanged, dropChunks, regular, shareChunks } from "../namespace/ops/ranges.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
 import { fileBytesMax } from "../../protocol/limits.ts";
@@ -79,12 +80,30 @@ export class FileService {
       // Before the commit: an unlink in the same group must find it open.
       this.#sessions.opened(session, ino, params.write);
       this.#leaseOpen(session, ino);
-      this.#sessions.lease(session, params.parent, lease.names);
+      this.#sessions.lease(session, params.parent, lease.names | lease.attributes);
       const granted = created && params.write ? this.#chunks.planFirst(txn, ino) : undefined;
-      const attr = this.attr(txn, ino);
-      return granted ? { attr, created, grant: granted } : { attr, created };
+      const attrs = { attr: this.attr(txn, ino), parent: this.attr(txn, params.parent) };
+      return granted ? { ...attrs, created, grant: granted } : { ...attrs, created };
     });
     this.#sessions.opened(session, reply.attr.ino, params.write);
+    return reply;
+  }
+
+  /** open(O_TMPFILE): open from the commit on, or it would be reclaimed at once. */
+  async createTmpfile(
+    params: RequestOf<typeof tmpfile>,
+    session: Session,
+    mutate: Mutate,
+  ): Promise<ReplyOf<typeof tmpfile>> {
+    const reply = await mutate((txn) => {
+      const { ino } = createTmpfile(txn, params);
+      this.#sessions.opened(session, ino, true);
+      this.#leaseOpen(session, ino);
+      const grant = this.#chunks.planFirst(txn, ino);
+      const attr = this.attr(txn, ino);
+      return grant ? { attr, grant } : { attr };
+    });
+    this.#sessions.opened(session, reply.attr.ino, true);
     return reply;
   }
 
@@ -203,7 +222,7 @@ export class FileService {
       const rest = punch ? dropChunks(txn, { ...params, chunkBytes }).inode : inode;
       const grows = params.grow && end > rest.size;
       const sized = grows ? truncate(txn, { ino, size: end, chunkBytes }) : rest;
-      txn.putInode(ino, contentsChanged(txn, sized, killSuidGid));
+      txn.putInode(ino, contentsChanged(txn, ino, sized, killSuidGid));
       return { attr: this.attr(txn, ino), grows };
     });
     if (reply.grows) await this.#cutLast(ino, end);

@@ -11,13 +11,14 @@ import * as namespace from "../../protocol/methods/namespace.ts";
 import * as session from "../../protocol/methods/session.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Master } from "../master.ts";
-import { removeXattr, setXattr } from "../namespace/ops/attributes.ts";
+import { noteAccess } from "../namespace/ops/attributes.ts";
 import { commitWrite, shareContents } from "../namespace/ops/contents.ts";
 import { makeDirectory, makeNode, makeSymlink } from "../namespace/ops/create.ts";
 import { makeLink, removeDirectory, unlink } from "../namespace/ops/link.ts";
 import { findRun } from "../namespace/ops/ranges.ts";
 import { rename } from "../namespace/ops/rename.ts";
 import { dropSnapshot, renameSnapshot } from "../namespace/ops/snapshot.ts";
+import { removeXattr, setXattr } from "../namespace/ops/xattrs.ts";
 import type { Txn } from "../namespace/txn.ts";
 import type { Mutate } from "./files.ts";
 import { lease } from "./leases.ts";
@@ -130,7 +131,8 @@ function serveReads(handlers: Handlers, master: Master): void {
     .serve(namespace.readlink, (params) => ({ target: reader.readlink(params.ino, at(params.at)) }))
     .serve(namespace.readdir, (params, context) => {
       const { ino, after, limit } = params;
-      const page = reader.readdir(ino, at(params.at), { after, limit });
+      const isTop = master.committer.snapshots.ofDirectory(ino).some((s) => s.epoch === params.at);
+      const page = reader.readdir(ino, at(params.at), { after, limit, isTop });
       told(context, params, [
         [ino, lease.names | lease.contents],
         ...page.entries.map(({ attr }) => [attr.ino, lease.attributes] as const),
@@ -157,7 +159,7 @@ function serveReads(handlers: Handlers, master: Master): void {
 }
 
 function serveNamespace(handlers: Handlers, master: Master): void {
-  const { sessions, files } = master;
+  const { sessions, files, committer } = master;
   const isOpen = (ino: Ino): boolean => sessions.isOpen(ino);
   /** A request that is one transaction; `work` returns what the reply is made of. */
   const mutate = <T>(
@@ -168,47 +170,72 @@ function serveNamespace(handlers: Handlers, master: Master): void {
   const closed = ({ connection }: RequestContext, params: { closed?: Ino | undefined }): void => {
     if (params.closed !== undefined) sessions.closed(sessions.of(connection), params.closed);
   };
-  const made = (txn: Txn, { ino }: { ino: Ino }) => ({ attr: files.attr(txn, ino) });
+  /** The reply to a request that changes an entry of `parent`. */
+  const changed = (txn: Txn, { parent }: { parent: Ino }, ino: Ino) => ({
+    attr: files.attr(txn, ino),
+    parent: files.attr(txn, parent),
+  });
 
   handlers
     .serve(namespace.mkdir, (params, context) =>
-      mutate(context, params, (txn) => made(txn, makeDirectory(txn, params))),
+      mutate(context, params, (txn) => changed(txn, params, makeDirectory(txn, params).ino)),
     )
     .serve(namespace.mknod, (params, context) =>
-      mutate(context, params, (txn) => made(txn, makeNode(txn, params))),
+      mutate(context, params, (txn) => changed(txn, params, makeNode(txn, params).ino)),
     )
     .serve(namespace.symlink, (params, context) =>
-      mutate(context, params, (txn) => made(txn, makeSymlink(txn, params))),
+      mutate(context, params, (txn) => changed(txn, params, makeSymlink(txn, params).ino)),
     )
     .serve(namespace.link, (params, context) =>
       mutate(context, params, (txn) => {
         makeLink(txn, params);
-        return made(txn, params);
+        return changed(txn, params, params.ino);
       }),
     )
     .serve(namespace.unlink, (params, context) => {
       closed(context, params);
-      return mutate(context, params, (txn) => ({ ino: unlink(txn, { ...params, isOpen }) }));
+      return mutate(context, params, (txn) =>
+        changed(txn, params, unlink(txn, { ...params, isOpen })),
+      );
     })
     .serve(namespace.rmdir, (params, context) =>
-      mutate(context, params, (txn) => ({ ino: removeDirectory(txn, params) })),
+      mutate(context, params, (txn) => changed(txn, params, removeDirectory(txn, params))),
     )
     .serve(namespace.rename, (params, context) => {
       closed(context, params);
-      return mutate(context, params, (txn) => rename(txn, { ...params, isOpen }));
+      return mutate(context, params, (txn) => {
+        const { moved, replaced } = rename(txn, { ...params, isOpen });
+        // Where both names are of one inode nothing has changed, and nothing is leased for that.
+        for (const ino of [moved, params.parent, params.newParent]) {
+          sessions.lease(sessions.of(context.connection), ino, lease.attributes);
+        }
+        return {
+          moved: files.attr(txn, moved),
+          ...(replaced === undefined ? {} : { replaced: files.attr(txn, replaced) }),
+          parent: files.attr(txn, params.parent),
+          newParent: files.attr(txn, params.newParent),
+        };
+      });
     })
     .serve(namespace.setxattr, (params, context) =>
       mutate(context, params, (txn) => {
         setXattr(txn, params);
-        return {};
+        return { attr: files.attr(txn, params.ino) };
       }),
     )
     .serve(namespace.removexattr, (params, context) =>
       mutate(context, params, (txn) => {
         removeXattr(txn, params);
-        return {};
+        return { attr: files.attr(txn, params.ino) };
       }),
-    );
+    )
+    .serve(namespace.access, async ({ accesses }, { connection }) => {
+      sessions.of(connection);
+      await committer.run((txn) => {
+        for (const access of accesses) noteAccess(txn, access);
+      });
+      return {};
+    });
 }
 
 function serveFiles(handlers: Handlers, master: Master): void {
@@ -216,6 +243,9 @@ function serveFiles(handlers: Handlers, master: Master): void {
   handlers
     .serve(namespace.create, (params, { connection }) =>
       files.create(params, sessions.of(connection), mutateFor(master, connection, params)),
+    )
+    .serve(namespace.tmpfile, (params, { connection }) =>
+      files.createTmpfile(params, sessions.of(connection), mutateFor(master, connection, params)),
     )
     .serve(namespace.setattr, (params, { connection }) =>
       files.setattr(params, mutateFor(master, connection, params)),

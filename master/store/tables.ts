@@ -26,7 +26,8 @@ import { RecordReader, RecordWriter } from "./bytes.ts";
  *   history   table, key, [0], until      the record as it was before `until`
  *   snapshot  directory ino, name         SnapshotRecord                        no
  *   session   session, 0 or seq           CBOR: the session, or a reply (P7)    no
- *   orphan    ino                         empty: unlinked, open somewhere       no
+ *   orphan    ino                         open somewhere, without an entry: empty, no
+ *                                         or 1 byte if link(2) may give it one
  *   trash     when (ms), ino              empty: unlinked, to be reclaimed      no
  *
  * Numbers in keys are 8 bytes, big-endian. A versioned record starts with `since`, the epoch in
@@ -53,6 +54,8 @@ export interface Inode extends Versioned {
   parent: Ino;
   /** Replicas wanted for what is written in it; for a directory, what new files inherit. */
   replicas: number;
+  /** Extended attributes that it has: most inodes have none, and need not be asked for one. */
+  xattrs: number;
   /** A symlink's target, else empty. */
   target: Buffer;
 }
@@ -113,6 +116,7 @@ export function encodeInode(inode: Inode): Buffer {
     .i64(inode.ctime)
     .u53(inode.parent)
     .u8(inode.replicas)
+    .u32(inode.xattrs)
     .rest(inode.target)
     .end();
 }
@@ -133,6 +137,7 @@ export function decodeInode(record: Buffer): Inode {
     ctime: reader.i64(),
     parent: ino(reader.u53()),
     replicas: reader.u8(),
+    xattrs: reader.u32(),
     target: reader.rest(),
   };
 }

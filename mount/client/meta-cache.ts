@@ -53,6 +53,8 @@ export class MetaCache {
   /** As `putAttr`, with the answer to a change that this mount has made. */
   changedAttr(attr: Attr, ticket: number): boolean {
     const known = this.#unchanged(inoKey(attr.ino), ticket);
+    // A change of contents can have taken security.capability away.
+    if (this.#attrs.get(attr.ino)?.xattrs !== attr.xattrs) this.dropXattrs(attr.ino);
     this.dropAttr(attr.ino);
     return known && this.putAttr(attr, this.#now);
   }

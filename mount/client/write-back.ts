@@ -28,6 +28,8 @@ const unsentBytesMaxDefault = 48 * 1024 * 1024;
 const unsyncedFilesMax = 20_000;
 /** Chunks remembered as ones that the master tells readers of. */
 const listedMax = 10_000;
+/** Files that syncfs works on at a time. */
+const syncsAtATime = 16;
 /** Chunks with data that the master has not heard of, before it is told in passing. */
 const uncommittedChunksMax = 2;
 /**
@@ -393,6 +395,20 @@ export class WriteBack {
   async flushAll(): Promise<void> {
     const before = this.errors.count;
     await Promise.all([...this.#files].map(([ino, file]) => this.#settle(ino, file, false)));
+    if (this.errors.count !== before) {
+      throw new StatusError("io-error", "something could not be written");
+    }
+  }
+
+  /** syncfs(2): as `flushAll`, and on the disks of all replicas and of the master. */
+  async syncAll(): Promise<void> {
+    const before = this.errors.count;
+    const inos = new Set([...this.#files.keys(), ...this.#unsynced.keys()]);
+    const each = [...inos].values();
+    const worker = async (): Promise<void> => {
+      for (const ino of each) await this.#sync(ino);
+    };
+    await Promise.all(Array.from({ length: syncsAtATime }, worker));
     if (this.errors.count !== before) {
       throw new StatusError("io-error", "something could not be written");
     }

@@ -9,9 +9,10 @@ import {
   statfs,
 } from "../../protocol/methods/namespace.ts";
 import type { Ino } from "../../protocol/id.ts";
-import { fileBytesMax, nameBytesMax } from "../../protocol/limits.ts";
+import { fileBytesMax, nameBytesMax, xattrBytesMax } from "../../protocol/limits.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
+import { checkXattrName, isTrustedName } from "../../protocol/xattr-names.ts";
 import type { AttrChanges, Caller, Entry, FileSystem, Statfs } from "../fuse/filesystem.ts";
 import {
   atOf,
@@ -20,6 +21,7 @@ import {
   type Context,
   entryOf,
   latestAttr,
+  noteAccess,
   shownAttr,
   sizeChanged,
 } from "./context.ts";
@@ -67,34 +69,45 @@ export function attributeOps(context: Context): Group {
     async readlink(node, caller) {
       const ref = nodes.ref(node);
       const request = { ino: ref.ino, ...atOf(ref) };
-      return Buffer.from((await master.read(readlink, request, caller.signal)).target);
+      const { target } = await master.read(readlink, request, caller.signal);
+      const attr = cache.attr(ref.ino);
+      if (attr) noteAccess(context, ref, attr);
+      return Buffer.from(target);
     },
 
     statfs: (caller) => statfsOf(context, caller),
 
     getxattr: (node, name, caller) => getAttribute(context, nodes.ref(node), name, caller),
 
-    async setxattr(node, { name, value, flags }, caller) {
+    async setxattr(node, { name, value, flags, killSgid }, caller) {
       const ino = nodes.live(node);
       const mode = xattrModes[flags];
       if (!mode) throw new StatusError("invalid", "unknown flags");
-      await master.mutate(setxattr, { ino, name, value, mode }, caller.signal);
+      checkXattrName(name);
+      if (value.length > xattrBytesMax) throw new StatusError("too-big", "the value is too large");
+      const ticket = cache.ticket();
+      const request = { ino, name, value, mode, killSgid };
+      const { attr } = await master.mutate(setxattr, request, caller.signal);
       cache.dropXattrs(ino);
-      cache.dropAttr(ino);
+      cache.changedAttr(attr, ticket);
     },
 
     async listxattr(node, caller) {
       const ref = nodes.ref(node);
-      if (ref.kind === "snapshots") return [];
+      if (ref.kind === "snapshots" || hasNoXattrs(context, ref)) return [];
       const request = { ino: ref.ino, ...atOf(ref) };
-      return (await master.read(listxattr, request, caller.signal)).names;
+      const { names } = await master.read(listxattr, request, caller.signal);
+      // As far as can be told, who is not root has no CAP_SYS_ADMIN.
+      return caller.uid === 0 ? names : names.filter((name) => !isTrustedName(name));
     },
 
     async removexattr(node, name, caller) {
       const ino = nodes.live(node);
-      await master.mutate(removexattr, { ino, name }, caller.signal);
+      checkXattrName(name);
+      const ticket = cache.ticket();
+      const { attr } = await master.mutate(removexattr, { ino, name }, caller.signal);
       cache.dropXattrs(ino);
-      cache.dropAttr(ino);
+      cache.changedAttr(attr, ticket);
     },
   };
 }
@@ -159,27 +172,56 @@ async function setAttributes(
   changes: AttrChanges,
   caller: Caller,
 ): Promise<Attr> {
-  const { writeBack } = context;
-  if (changes.size !== undefined) {
-    const { size } = changes;
+  const { writeBack, cache } = context;
+  const isNothing = Object.values(changes).every(
+    (change) => change === undefined || change === false,
+  );
+  const asked = isNothing ? chownOfNothing : changes;
+  if (asked.size !== undefined) {
+    const { size } = asked;
     if (size > fileBytesMax) throw new StatusError("too-large", "the file would be too large");
-    const cut = (): Promise<Attr> => setSize(context, ino, { ...changes, size }, caller);
+    const cut = (): Promise<Attr> => setSize(context, ino, { ...asked, size }, caller);
     return writeBack.exclusively(ino, cut, caller.signal);
   }
   await writeBack.settle(ino, caller.signal);
-  const ticket = context.cache.ticket();
-  const request = { ino, ...asRequest(context, changes) };
+  const ticket = cache.ticket();
+  const request = { ino, ...asRequest(asked) };
   const { attr } = await context.master.mutate(setattr, request, caller.signal);
+  cache.dropXattrs(ino);
   return changedAttr(context, attr, ticket, caller);
 }
 
-function asRequest({ clock }: Context, changes: AttrChanges) {
-  const { atime, mtime, killSuidGid: _, ...rest } = changes;
-  const times = {
-    ...(atime === undefined ? {} : { atime: atime === "now" ? clock.wallNs() : atime }),
-    ...(mtime === undefined ? {} : { mtime: mtime === "now" ? clock.wallNs() : mtime }),
+/**
+ * The kernel asks for no change at all for chown(2) with -1 and -1, which on Linux takes setuid and
+ * setgid away like any other.
+ */
+const chownOfNothing: AttrChanges = { killSuidGid: true };
+
+const privileges = 0o6000;
+
+/** Somebody without CAP_FSETID changes the contents: setuid and setgid go (write(2)). */
+export async function dropPrivileges(context: Context, ino: Ino, caller: Caller): Promise<void> {
+  const { mode } = await attrOf(context, { kind: "live", ino }, caller);
+  if ((mode & privileges) !== 0) await setAttributes(context, ino, { killSuidGid: true }, caller);
+}
+
+/** A time that does not fit into the master's records becomes the nearest that does. */
+const timeMin = -(2n ** 63n);
+const timeMax = 2n ** 63n - 1n;
+
+function asRequest(changes: AttrChanges) {
+  const { atime, mtime, ...rest } = changes;
+  return {
+    ...rest,
+    ...(atime === undefined ? {} : { atime: clamped(atime) }),
+    ...(mtime === undefined ? {} : { mtime: clamped(mtime) }),
   };
-  return { ...rest, ...times };
+}
+
+function clamped(time: bigint | "now"): bigint | "now" {
+  if (time === "now") return time;
+  if (time < timeMin) return timeMin;
+  return time > timeMax ? timeMax : time;
 }
 
 /** Where chunks were, and leave to write them, may be gone with what was cut off. */
@@ -191,10 +233,16 @@ async function setSize(
 ): Promise<Attr> {
   const { cache, master } = context;
   const ticket = cache.ticket();
-  const request = { ino, ...asRequest(context, changes) };
+  const request = { ino, ...asRequest(changes) };
   const { attr } = await master.mutate(setattr, request, caller.signal);
+  cache.dropXattrs(ino);
   sizeChanged(context, ino, changes.size);
   return changedAttr(context, attr, ticket, caller);
+}
+
+/** Most inodes have none, and their attributes, which are cached, say so. */
+function hasNoXattrs({ cache }: Context, ref: NodeRef): boolean {
+  return ref.kind === "live" && cache.attr(ref.ino)?.xattrs === 0;
 }
 
 async function getAttribute(
@@ -205,12 +253,14 @@ async function getAttribute(
 ): Promise<Buffer> {
   const { cache, master } = context;
   if (ref.kind === "snapshots") throw new StatusError("no-attribute", "no such attribute");
+  checkXattrName(name);
   if (ref.kind === "frozen") {
     const request = { ino: ref.ino, name, at: ref.at };
     return Buffer.from((await master.read(getxattr, request, caller.signal)).value);
   }
   // The kernel asks for security.capability before every write: that must not cost a round trip.
   let known = cache.xattr(ref.ino, name);
+  if (hasNoXattrs(context, ref)) known = { value: undefined };
   if (!known) {
     const ticket = cache.ticket();
     try {

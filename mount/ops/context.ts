@@ -3,6 +3,7 @@ import type { Log } from "../../common/log.ts";
 import type { Epoch, Ino } from "../../protocol/id.ts";
 import { getattr } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
+import type { AccessTimes } from "../client/access-times.ts";
 import type { ChunkReader } from "../client/chunk-reader.ts";
 import type { ChunkWriter } from "../client/chunk-writer.ts";
 import type { LockClient } from "../client/lock-client.ts";
@@ -22,6 +23,7 @@ export interface Context {
   readonly writer: ChunkWriter;
   readonly writeBack: WriteBack;
   readonly locks: LockClient;
+  readonly accesses: AccessTimes;
   readonly nodes: Nodes;
   readonly files: OpenFiles;
   readonly kernel: Kernel;
@@ -79,10 +81,16 @@ export async function changedAttr(
 export function withPending(context: Context, ref: NodeRef, attr: Attr): Attr {
   if (ref.kind !== "live") return attr;
   const pending = context.writeBack.pending(ref.ino);
-  if (!pending) return attr;
+  if (!pending) return context.accesses.shown(attr);
   const size = Math.max(attr.size, pending.end);
   const blocks = attr.blocks + Math.ceil((size - attr.size) / 512);
   return { ...attr, size, blocks, mtime: pending.mtime, ctime: pending.mtime };
+}
+
+/** The node, which has these attributes, is being read: its atime may move on. */
+export function noteAccess({ accesses, writeBack }: Context, ref: NodeRef, attr: Attr): void {
+  // What is still to be written will move mtime past it: reading after that counts.
+  if (ref.kind === "live" && !writeBack.pending(ref.ino)) accesses.note(attr);
 }
 
 /** The answer to a lookup or a creating call: the node gets a reference. */
@@ -94,25 +102,31 @@ export function shownAttr(context: Context, ref: NodeRef, attr: Attr): NodeAttr 
   return nodeAttr(ref, withPending(context, ref, attr));
 }
 
-/** An entry of `parent` has appeared, changed or gone by this mount's own doing. */
-export function entryChanged(context: Context, parent: Ino, name: Buffer): void {
-  context.cache.dropEntry(parent, name);
-  context.cache.dropAttr(parent);
+/** The master's answer to a change of an entry, by this mount. */
+export interface ChangedEntry {
+  name: Buffer;
+  /** Of the directory, and of the inode that is or was at the name. */
+  parent: Attr;
+  attr: Attr;
 }
 
-/**
- * A new inode and its entry, as the master answered to a request made with `ticket`. False if the
- * inode has changed since.
- */
+/** A new entry. False if the inode has changed since `ticket`. */
 export function learnNew(
-  context: Context,
-  entry: { parent: Ino; name: Buffer; attr: Attr },
+  { cache }: Context,
+  { parent, name, attr }: ChangedEntry,
   ticket: number,
 ): boolean {
-  const { parent, name, attr } = entry;
-  context.cache.dropAttr(parent);
-  context.cache.changedEntry(parent, name, attr.ino, ticket);
-  return context.cache.changedAttr(attr, ticket);
+  cache.changedAttr(parent, ticket);
+  cache.changedEntry(parent.ino, name, attr.ino, ticket);
+  return cache.changedAttr(attr, ticket);
+}
+
+/** An entry that is gone. Its inode may live on, with another name or open. */
+export function learnGone({ cache }: Context, gone: ChangedEntry, ticket: number): void {
+  const { parent, name, attr } = gone;
+  cache.changedAttr(parent, ticket);
+  cache.changedEntry(parent.ino, name, 0, ticket);
+  cache.changedAttr(attr, ticket);
 }
 
 /** This mount has set the file's size. */

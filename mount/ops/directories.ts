@@ -1,19 +1,18 @@
+import { type Ino, noIno } from "../../protocol/id.ts";
 import { entriesPerPageMax } from "../../protocol/limits.ts";
 import { readdir, sync } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
-import type { Caller, DirectoryEntry, FileSystem } from "../fuse/filesystem.ts";
-import { atOf, attrOf, type Context, shownAttr } from "./context.ts";
-import type { NodeRef } from "./nodes.ts";
+import { interruptible } from "../client/interruptible.ts";
+import type { Caller, DirectoryEntry, DirectoryPage, FileSystem } from "../fuse/filesystem.ts";
+import { atOf, attrOf, type Context, noteAccess, shownAttr } from "./context.ts";
+import { isDirectory, type NodeRef, shownIno } from "./nodes.ts";
 import { snapshotsName, snapshotsOf } from "./snapshots.ts";
 
 type Group = Pick<
   FileSystem,
   "opendir" | "readdir" | "adopt" | "releasedir" | "fsyncdir" | "syncfs"
 >;
-
-const typeMask = 0o170000;
-const typeDirectory = 0o040000;
 
 /** Reading directories. A page of entries with attributes is one round trip. */
 export function directoryOps(context: Context): Group {
@@ -22,18 +21,19 @@ export function directoryOps(context: Context): Group {
     async opendir(node, caller) {
       const ref = nodes.ref(node);
       const attr = await attrOf(context, ref, caller);
-      if ((attr.mode & typeMask) !== typeDirectory) {
-        throw new StatusError("not-directory", "not a directory");
-      }
-      const file = files.add({ kind: "directory", ref });
+      if (!isDirectory(attr)) throw new StatusError("not-directory", "not a directory");
+      const file = files.add({ kind: "directory", ref, accessed: false });
       return { file, keepCache: false, directIo: false };
     },
 
     async readdir(file, after, limit, caller) {
-      const { ref } = files.get(file);
-      const entries = await readEntries(context, ref, { after, limit }, caller);
-      const { ino } = shownAttr(context, ref, await attrOf(context, ref, caller));
-      return { entries, self: ino, parent: ino };
+      const opened = files.get(file);
+      const { ref } = opened;
+      if (!opened.accessed) {
+        opened.accessed = true;
+        noteAccess(context, ref, await attrOf(context, ref, caller));
+      }
+      return readEntries(context, ref, { after, limit }, caller);
     },
 
     adopt: (_file, { attr, token }) => ({ node: nodes.remember(token as NodeRef), attr }),
@@ -47,7 +47,10 @@ export function directoryOps(context: Context): Group {
       await master.read(sync, {}, caller.signal);
     },
 
-    syncfs: () => Promise.reject(new StatusError("not-implemented", "no syncfs yet")),
+    async syncfs(caller) {
+      await interruptible(context.writeBack.syncAll(), caller.signal);
+      await master.read(sync, {}, caller.signal);
+    },
   };
 }
 
@@ -56,7 +59,7 @@ function readEntries(
   ref: NodeRef,
   page: Page,
   caller: Caller,
-): Promise<DirectoryEntry[]> {
+): Promise<DirectoryPage> {
   if (ref.kind === "snapshots") return readSnapshots(context, ref, page, caller);
   if (ref.kind === "live" && context.showSnapshots) {
     return readWithSnapshots(context, ref, page, caller);
@@ -74,15 +77,18 @@ async function readPages(
   ref: NodeRef,
   page: Page,
   caller: Caller,
-): Promise<DirectoryEntry[]> {
+): Promise<DirectoryPage> {
   const { master, cache } = context;
   const entries: DirectoryEntry[] = [];
+  const self = shownIno(ref);
+  let parent = self;
   let { after } = page;
   for (let more = true; more && entries.length < page.limit;) {
     const limit = Math.min(page.limit - entries.length, entriesPerPageMax);
     const request = { ino: ref.ino, ...atOf(ref), ...(after ? { after } : {}), limit };
     const ticket = cache.ticket();
     const reply = await master.read(readdir, request, caller.signal);
+    parent = parentIno(ref, reply.parent);
     for (const { name, attr } of reply.entries) {
       let latest = attr;
       if (ref.kind === "live") {
@@ -95,7 +101,14 @@ async function readPages(
     after = reply.entries.at(-1)?.name;
     more = reply.more && after !== undefined;
   }
-  return entries;
+  return { entries, self, parent };
+}
+
+/** The st_ino of ".."; `parent` is 0 where the master has none. */
+function parentIno(ref: NodeRef, parent: Ino): number {
+  if (parent !== noIno) return shownIno({ ...ref, ino: parent });
+  // Above a snapshot's directory is the .snapshots in which it is found; the root is its own.
+  return shownIno(ref.kind === "frozen" ? { kind: "snapshots", ino: ref.ino } : ref);
 }
 
 function listed(context: Context, name: Buffer, ref: NodeRef, attr: Attr): DirectoryEntry {
@@ -112,7 +125,7 @@ async function readSnapshots(
   ref: NodeRef,
   page: Page,
   caller: Caller,
-): Promise<DirectoryEntry[]> {
+): Promise<DirectoryPage> {
   const { after } = page;
   const snapshots = (await snapshotsOf(context, ref.ino, caller))
     .toSorted((a, b) => Buffer.compare(a.name, b.name))
@@ -124,7 +137,7 @@ async function readSnapshots(
     const attr = await attrOf(context, frozen, caller);
     entries.push(listed(context, name, frozen, attr));
   }
-  return entries;
+  return { entries, self: shownIno(ref), parent: ref.ino };
 }
 
 /** `--show-snapshots`: the name is listed first, whatever order the others have. */
@@ -133,12 +146,12 @@ async function readWithSnapshots(
   ref: NodeRef,
   page: Page,
   caller: Caller,
-): Promise<DirectoryEntry[]> {
+): Promise<DirectoryPage> {
   const after = page.after?.equals(snapshotsName) ? undefined : page.after;
   if (page.after !== undefined)
     return readPages(context, ref, { after, limit: page.limit }, caller);
   const own: NodeRef = { kind: "snapshots", ino: ref.ino };
   const first = listed(context, snapshotsName, own, await attrOf(context, ref, caller));
   const rest = await readPages(context, ref, { after, limit: page.limit - 1 }, caller);
-  return [first, ...rest];
+  return { ...rest, entries: [first, ...rest.entries] };
 }

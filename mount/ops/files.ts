@@ -1,11 +1,20 @@
 import { fileBytesMax } from "../../protocol/limits.ts";
-import { create, open } from "../../protocol/methods/namespace.ts";
+import { create, open, tmpfile } from "../../protocol/methods/namespace.ts";
 import type { Ino } from "../../protocol/id.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { ReadAhead, type ReadAheadBudget } from "../client/read-ahead.ts";
 import type { Caller, Entry, FileSystem, Opened, OpenFile, Writing } from "../fuse/filesystem.ts";
-import { atOf, attrOf, type Context, entryOf, learnNew, sizeChanged } from "./context.ts";
+import { dropPrivileges } from "./attributes.ts";
+import {
+  atOf,
+  attrOf,
+  type Context,
+  entryOf,
+  learnNew,
+  noteAccess,
+  sizeChanged,
+} from "./context.ts";
 import { closeLocked, releaseLocked } from "./locks.ts";
 import { checkNameLength, type NodeRef } from "./nodes.ts";
 import type { OpenRegular } from "./open-files.ts";
@@ -19,7 +28,12 @@ type Group = Pick<
 /** Flags of open(2) on Linux. */
 const accessMask = 0o3;
 const readOnly = 0;
-const flag = { exclusive: 0o200, truncate: 0o1000, append: 0o2000 } as const;
+const flag = {
+  exclusive: 0o200,
+  truncate: 0o1000,
+  append: 0o2000,
+  noAccessTime: 0o1000000,
+} as const;
 
 /** Contents of files. */
 export function fileOps(context: Context, budget: ReadAheadBudget): Group {
@@ -28,8 +42,9 @@ export function fileOps(context: Context, budget: ReadAheadBudget): Group {
     open: (node, flags, caller) =>
       openFile(context, budget, context.nodes.ref(node), flags, caller),
     create: (parent, name, { mode, umask, flags }, caller) =>
-      createFile(context, budget, { parent, name, mode: mode & ~umask, flags }, caller),
-    tmpfile: () => Promise.reject(new StatusError("not-supported", "no O_TMPFILE yet")),
+      createFile(context, budget, { parent, name, mode, umask, flags }, caller),
+    tmpfile: (parent, making, caller) =>
+      createTmpfile(context, budget, { parent, ...making }, caller),
     async read(file, offset, length, caller) {
       context.locks.check(file);
       return readRange(context, files.regular(file), { offset, length }, caller);
@@ -122,6 +137,8 @@ async function askToOpen(
   if (how.truncate) {
     sizeChanged(context, ino, 0);
     cache.changedAttr(reply.attr, ticket);
+    // As far as can be told, who is not root has no CAP_FSETID.
+    if (caller.uid !== 0) await dropPrivileges(context, ino, caller);
     return;
   }
   if (reply.location) learn(reply.location);
@@ -139,13 +156,14 @@ function newlyOpened(
   const at = ref.kind === "frozen" ? ref.at : undefined;
   const readAhead = new ReadAhead(reader, budget, { ino, at });
   const errors = writeBack.errors.cursor(ino);
-  return { kind: "file", ref, flags, readAhead, errors, wrote: false };
+  const accessed = (flags & flag.noAccessTime) !== 0;
+  return { kind: "file", ref, flags, readAhead, errors, wrote: false, accessed };
 }
 
 async function createFile(
   context: Context,
   budget: ReadAheadBudget,
-  wanted: { parent: number; name: Buffer; mode: number; flags: number },
+  wanted: { parent: number; name: Buffer; mode: number; umask: number; flags: number },
   caller: Caller,
 ): Promise<Entry & Opened> {
   const { nodes, files } = context;
@@ -171,14 +189,34 @@ async function createFile(
   }
 }
 
+async function createTmpfile(
+  context: Context,
+  budget: ReadAheadBudget,
+  wanted: { parent: number; mode: number; umask: number; flags: number },
+  caller: Caller,
+): Promise<Entry & Opened> {
+  const { master, cache, files, writer, nodes } = context;
+  const { mode, umask, flags } = wanted;
+  const { uid, gid } = caller;
+  const linkable = (flags & flag.exclusive) === 0;
+  const request = { parent: nodes.live(wanted.parent), mode, umask, uid, gid, linkable };
+  const ticket = cache.ticket();
+  const { attr, grant } = await master.mutate(tmpfile, request, caller.signal);
+  files.hold(attr.ino);
+  if (cache.changedAttr(attr, ticket) && grant) writer.learn(attr.ino, grant);
+  const ref = { kind: "live", ino: attr.ino } as const;
+  const file = files.add(newlyOpened(context, budget, ref, flags));
+  return { ...entryOf(context, ref, attr), ...asOpened(context, attr.ino, file) };
+}
+
 /** The file is held when this resolves. `current` is false if it has changed meanwhile. */
 async function askToCreate(
   context: Context,
-  wanted: { parent: Ino; name: Buffer; mode: number; flags: number },
+  wanted: { parent: Ino; name: Buffer; mode: number; umask: number; flags: number },
   caller: Caller,
 ): Promise<{ attr: Attr; created: boolean; current: boolean }> {
   const { master, writer, files, cache } = context;
-  const { parent, name, mode, flags } = wanted;
+  const { parent, name, mode, umask, flags } = wanted;
   const { uid, gid } = caller;
   const exclusive = (flags & flag.exclusive) !== 0;
   const write = (flags & accessMask) !== readOnly;
@@ -186,13 +224,14 @@ async function askToCreate(
     const ticket = cache.ticket();
     const opening = files.opening();
     try {
-      const request = { parent, name, mode, uid, gid, exclusive, write };
-      const { attr, created, grant } = await master.mutate(create, request, caller.signal);
+      const request = { parent, name, mode, umask, uid, gid, exclusive, write };
+      const reply = await master.mutate(create, request, caller.signal);
+      const { attr, created, grant } = reply;
       // A release of the file, which existed, has passed by: it may not count as open any more.
       if (!created && opening.crossed(attr.ino)) continue;
       files.hold(attr.ino);
       files.opened(attr.ino);
-      const current = learnNew(context, { parent, name, attr }, ticket);
+      const current = learnNew(context, { name, attr, parent: reply.parent }, ticket);
       if (created) writer.forget(attr.ino);
       if (grant && current) writer.learn(attr.ino, grant);
       return { attr, created, current };
@@ -210,7 +249,12 @@ export async function readRange(
   caller: Caller,
 ): Promise<readonly Buffer[]> {
   const { ref } = opened;
-  const { size } = await attrOf(context, ref, caller);
+  const attr = await attrOf(context, ref, caller);
+  const { size } = attr;
+  if (!opened.accessed) {
+    opened.accessed = !context.writeBack.pending(ref.ino);
+    noteAccess(context, ref, attr);
+  }
   const length = Math.min(range.length, size - range.offset);
   if (length <= 0) return [];
   if (ref.kind === "live") {
@@ -222,7 +266,7 @@ export async function readRange(
 async function writeFile(
   context: Context,
   file: OpenFile,
-  { offset, data }: Writing,
+  { offset, data, killSuidGid }: Writing,
   caller: Caller,
 ): Promise<number> {
   const opened = context.files.regular(file);
@@ -231,6 +275,7 @@ async function writeFile(
   if (ref.kind !== "live") throw new StatusError("read-only", "snapshots are read-only");
   if (offset + data.length > fileBytesMax) throw new StatusError("too-large", "file too large");
   opened.wrote = true;
+  if (killSuidGid) await dropPrivileges(context, ref.ino, caller);
   const waiter = { cursor: opened.errors, signal: caller.signal };
   await context.writeBack.write(ref.ino, offset, data, waiter);
   return data.length;

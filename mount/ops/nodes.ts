@@ -25,6 +25,7 @@ export function checkNameLength(name: Buffer): void {
 /** Node numbers from here on are in the table; below are inode numbers. */
 const firstTableNode = 2 ** 52;
 
+const typeMask = 0o170000;
 const typeDirectory = 0o040000;
 const permissionBits = 0o7777;
 
@@ -85,6 +86,10 @@ export class Nodes {
   }
 }
 
+export function isDirectory(attr: { mode: number }): boolean {
+  return (attr.mode & typeMask) === typeDirectory;
+}
+
 function keyOf(ref: NodeRef): string {
   return ref.kind === "frozen" ? `${ref.ino}@${ref.at}` : `${ref.kind}:${ref.ino}`;
 }
@@ -98,17 +103,29 @@ function otherIno(ino: Ino, salt: number): number {
   return 0x8000_0000 + ((mixed ^ (mixed >>> 15)) & 0x7fff_ffff);
 }
 
+/** The st_ino of a node. */
+export function shownIno(ref: NodeRef): number {
+  switch (ref.kind) {
+    case "live":
+      return ref.ino;
+    case "frozen":
+      return otherIno(ref.ino, ref.at);
+    case "snapshots":
+      return otherIno(ref.ino, -2);
+  }
+}
+
 export function nodeAttr(ref: NodeRef, attr: Attr): NodeAttr {
   switch (ref.kind) {
     case "live":
       return { ...attr };
     case "frozen":
-      return { ...attr, ino: otherIno(attr.ino, ref.at) };
+      return { ...attr, ino: shownIno(ref) };
     case "snapshots":
       // Who may write the directory may take snapshots of it.
       return {
         ...attr,
-        ino: otherIno(attr.ino, -2),
+        ino: shownIno(ref),
         mode: typeDirectory | (attr.mode & permissionBits),
         nlink: 2,
       };

@@ -23,11 +23,14 @@ export interface OpenRegular {
   errors: ErrorCursor;
   /** close(2) tells of failures only who has written. */
   wrote: boolean;
+  /** Reading it has been noted for atime, or need not be. */
+  accessed: boolean;
 }
 
 export interface OpenDirectory {
   kind: "directory";
   ref: NodeRef;
+  accessed: boolean;
 }
 
 export type Opened = OpenRegular | OpenDirectory;

@@ -1,5 +1,11 @@
 import { Type } from "typebox";
-import { entriesPerPageMax, symlinkBytesMax, walkNamesMax, xattrBytesMax } from "../limits.ts";
+import {
+  accessesMax,
+  entriesPerPageMax,
+  symlinkBytesMax,
+  walkNamesMax,
+  xattrBytesMax,
+} from "../limits.ts";
 import { method, mutation } from "../method.ts";
 import {
   AttrShape,
@@ -26,6 +32,15 @@ import {
 
 const at = Opt(EpochShape);
 const owner = { uid: Uint32, gid: Uint32 };
+/**
+ * How something is made: `mode` reduced by `umask`, or as the parent's default ACL says. Without
+ * `umask` exactly by `mode`, whatever the parent has.
+ */
+const making = { mode: Uint32, umask: Opt(Uint32), ...owner };
+/** A time, or the time of the commit by the master's clock. */
+const newTime = Opt(Type.Union([Ns, Type.Literal("now")]));
+/** Attributes of the inode concerned and of the directory, as they are after the change. */
+const entryReply = { attr: AttrShape, parent: AttrShape };
 
 export const lookup = method({
   code: 20,
@@ -49,7 +64,10 @@ export const getattr = method({
   reply: { attr: AttrShape },
 });
 
-/** chmod, chown, truncate, utimensat: what is absent stays. ctime becomes now. */
+/**
+ * chmod, chown, truncate, utimensat: what is absent stays. ctime becomes now. `killSuidGid`: take
+ * away setuid, setgid where the group may execute, and capabilities.
+ */
 export const setattr = mutation({
   code: 23,
   name: "namespace.setattr",
@@ -59,8 +77,9 @@ export const setattr = mutation({
     uid: Opt(Uint32),
     gid: Opt(Uint32),
     size: Opt(Count),
-    atime: Opt(Ns),
-    mtime: Opt(Ns),
+    atime: newTime,
+    mtime: newTime,
+    killSuidGid: Opt(Type.Boolean()),
   },
   reply: { attr: AttrShape },
 });
@@ -75,41 +94,40 @@ export const create = mutation({
   request: {
     parent: InoShape,
     name: Name,
-    mode: Uint32,
-    ...owner,
+    ...making,
     exclusive: Type.Boolean(),
     write: Type.Boolean(),
   },
-  reply: { attr: AttrShape, created: Type.Boolean(), grant: Opt(GrantShape) },
+  reply: { ...entryReply, created: Type.Boolean(), grant: Opt(GrantShape) },
 });
 
 export const mkdir = mutation({
   code: 25,
   name: "namespace.mkdir",
-  request: { parent: InoShape, name: Name, mode: Uint32, ...owner },
-  reply: { attr: AttrShape },
+  request: { parent: InoShape, name: Name, ...making },
+  reply: entryReply,
 });
 
 /** Regular files (not opened), fifos, sockets and device nodes, by the type bits of `mode`. */
 export const mknod = mutation({
   code: 26,
   name: "namespace.mknod",
-  request: { parent: InoShape, name: Name, mode: Uint32, rdev: Uint32, ...owner },
-  reply: { attr: AttrShape },
+  request: { parent: InoShape, name: Name, rdev: Uint32, ...making },
+  reply: entryReply,
 });
 
 export const symlink = mutation({
   code: 27,
   name: "namespace.symlink",
   request: { parent: InoShape, name: Name, target: bytes(symlinkBytesMax), ...owner },
-  reply: { attr: AttrShape },
+  reply: entryReply,
 });
 
 export const link = mutation({
   code: 28,
   name: "namespace.link",
   request: { ino: InoShape, parent: InoShape, name: Name },
-  reply: { attr: AttrShape },
+  reply: entryReply,
 });
 
 /** `closed`: what is there, as far as the mount knows; it counts as open, and is not any more. */
@@ -117,14 +135,14 @@ export const unlink = mutation({
   code: 29,
   name: "namespace.unlink",
   request: { parent: InoShape, name: Name, closed: Opt(InoShape) },
-  reply: { ino: InoShape },
+  reply: entryReply,
 });
 
 export const rmdir = mutation({
   code: 30,
   name: "namespace.rmdir",
   request: { parent: InoShape, name: Name },
-  reply: { ino: InoShape },
+  reply: entryReply,
 });
 
 /** `closed` as for `unlink`: what is replaced. */
@@ -139,9 +157,16 @@ export const rename = mutation({
     noReplace: Type.Boolean(),
     exchange: Type.Boolean(),
     closed: Opt(InoShape),
+    /** RENAME_WHITEOUT: who owns the whiteout that is left behind. */
+    whiteout: Opt(Type.Object(owner, { additionalProperties: false })),
   },
-  /** The inodes now and formerly at the new name. */
-  reply: { moved: InoShape, replaced: Opt(InoShape) },
+  /** What is now and was formerly at the new name, and the directories. */
+  reply: {
+    moved: AttrShape,
+    replaced: Opt(AttrShape),
+    parent: AttrShape,
+    newParent: AttrShape,
+  },
 });
 
 export const readlink = method({
@@ -153,13 +178,18 @@ export const readlink = method({
 
 /**
  * One page of a directory in byte order of names, after the name `after` (without it: from the
- * start).
+ * start). `parent`: what ".." is; 0 above the root, above the directory of a snapshot, and where
+ * the directory has been removed.
  */
 export const readdir = method({
   code: 33,
   name: "namespace.readdir",
   request: { ino: InoShape, at, after: Opt(Name), limit: Type.Integer({ minimum: 1 }) },
-  reply: { entries: List(DirEntryShape, entriesPerPageMax), more: Type.Boolean() },
+  reply: {
+    entries: List(DirEntryShape, entriesPerPageMax),
+    more: Type.Boolean(),
+    parent: InoShape,
+  },
 });
 
 export const statfs = method({
@@ -177,7 +207,10 @@ export const getxattr = method({
   reply: { value: bytes(xattrBytesMax) },
 });
 
-/** `mode` as in setxattr(2): "create" fails if it exists, "replace" if it does not. */
+/**
+ * `mode` as in setxattr(2): "create" fails if it exists, "replace" if it does not. A POSIX ACL is
+ * checked and kept in step with the permission bits. `killSgid`: it takes the setgid bit away.
+ */
 export const setxattr = mutation({
   code: 36,
   name: "namespace.setxattr",
@@ -186,8 +219,9 @@ export const setxattr = mutation({
     name: Name,
     value: bytes(xattrBytesMax),
     mode: Type.Union([Type.Literal("any"), Type.Literal("create"), Type.Literal("replace")]),
+    killSgid: Opt(Type.Boolean()),
   },
-  reply: {},
+  reply: { attr: AttrShape },
 });
 
 export const listxattr = method({
@@ -201,6 +235,33 @@ export const removexattr = mutation({
   code: 38,
   name: "namespace.removexattr",
   request: { ino: InoShape, name: Name },
+  reply: { attr: AttrShape },
+});
+
+/**
+ * open(O_TMPFILE): a file without a name, open in this session, that is gone when it is closed
+ * unless link(2) has given it one; which is refused without `linkable` (O_EXCL).
+ */
+export const tmpfile = mutation({
+  code: 49,
+  name: "namespace.tmpfile",
+  request: { parent: InoShape, ...making, linkable: Type.Boolean() },
+  reply: { attr: AttrShape, grant: Opt(GrantShape) },
+});
+
+/**
+ * These have been read through the mount, at `atime` by its clock, when their ctime was `ctime`.
+ * Sent in batches, when there is time. What has changed since keeps its atime.
+ */
+export const access = method({
+  code: 39,
+  name: "namespace.access",
+  request: {
+    accesses: List(
+      Type.Object({ ino: InoShape, atime: Ns, ctime: Ns }, { additionalProperties: false }),
+      accessesMax,
+    ),
+  },
   reply: {},
 });
 

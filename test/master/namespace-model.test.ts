@@ -2,11 +2,14 @@ import fc from "fast-check";
 import t from "tap";
 import { type Epoch, type Ino, rootIno } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
-import { createFile, makeDirectory } from "../../master/namespace/ops/create.ts";
+import { discard, orphanKey } from "../../master/namespace/ops/common.ts";
+import { createFile, createTmpfile, makeDirectory } from "../../master/namespace/ops/create.ts";
 import { makeLink, removeDirectory, unlink } from "../../master/namespace/ops/link.ts";
 import { rename } from "../../master/namespace/ops/rename.ts";
 import { setAttributes } from "../../master/namespace/ops/attributes.ts";
+import { removeXattr, setXattr } from "../../master/namespace/ops/xattrs.ts";
 import { createMemoryStore } from "../../master/store/memory.ts";
+import type { Table } from "../../master/store/store.ts";
 import { outcome } from "../support/outcome.ts";
 import { chunkBytes, TestNamespace } from "../support/namespace.ts";
 
@@ -15,6 +18,8 @@ interface ModelFile {
   kind: "file";
   contents: string;
   mode: number;
+  /** Attribute user.tag. */
+  tag?: string;
 }
 interface ModelDirectory {
   kind: "directory";
@@ -62,8 +67,9 @@ class Model {
 
   tree(node: ModelNode = this.root): unknown {
     if (node.kind === "file") {
-      const { contents, mode } = node;
-      return { nlink: this.#links(node), mode: mode | 0o100000, contents };
+      const { contents, mode, tag } = node;
+      const shown = { nlink: this.#links(node), mode: mode | 0o100000, contents };
+      return tag === undefined ? shown : { ...shown, xattrs: { "user.tag": tag } };
     }
     const names = [...node.entries.keys()].toSorted();
     return Object.fromEntries(
@@ -84,6 +90,8 @@ type Op =
   | { op: "write"; path: Path; index: number; value: string }
   | { op: "truncate"; path: Path; size: number }
   | { op: "chmod"; path: Path; mode: number }
+  | { op: "tag"; path: Path; value: string }
+  | { op: "untag" | "tmpfile"; path: Path }
   | { op: "rename" | "exchange" | "link"; path: Path; to: Path }
   | { op: "snapshot" | "drop"; path: Path; name: string }
   | { op: "reclaim" };
@@ -102,6 +110,8 @@ const operation: fc.Arbitrary<Op> = fc.oneof(
   }),
   fc.record({ op: fc.constant("truncate"), path, size: fc.nat({ max: 3 * chunkBytes }) }),
   fc.record({ op: fc.constant("chmod"), path, mode: fc.constantFrom(0o600, 0o755) }),
+  fc.record({ op: fc.constant("tag"), path, value: fc.constantFrom("x", "y") }),
+  fc.record({ op: fc.constantFrom("untag", "tmpfile"), path }),
   fc.record({ op: fc.constantFrom("rename", "exchange", "link"), path, to: path }),
   fc.record({ op: fc.constantFrom("snapshot", "drop"), path: dirPath, name: snapshot }),
   fc.record({ op: fc.constant("reclaim") }),
@@ -133,6 +143,22 @@ function applyToModel(model: Model, op: Op): void {
     case "chmod":
       model.file(op.path).mode = op.mode;
       return;
+    case "tag":
+      model.file(op.path).tag = op.value;
+      return;
+    case "untag": {
+      const file = model.file(op.path);
+      if (file.tag === undefined) return fail("no-attribute");
+      delete file.tag;
+      return;
+    }
+    case "tmpfile": {
+      const [parent, last] = split(op.path);
+      const dir = model.dir(parent);
+      if (dir.entries.has(last)) return fail("exists");
+      dir.entries.set(last, { ...newFile(), contents: "tmp\0" });
+      return;
+    }
     case "link":
       return linkInModel(model, op.path, op.to);
     case "rename":
@@ -177,8 +203,8 @@ function linkInModel(model: Model, from: Path, to: Path): void {
   const node = model.find(from);
   const [parent, last] = split(to);
   const dir = model.dir(parent);
-  if (node.kind === "directory") return fail("not-permitted");
   if (dir.entries.has(last)) return fail("exists");
+  if (node.kind === "directory") return fail("not-permitted");
   dir.entries.set(last, node);
 }
 
@@ -197,6 +223,7 @@ function renameInModel(model: Model, op: { op: string; path: Path; to: Path }): 
     return;
   }
   if (model.isInside(source, to)) return fail("invalid");
+  if (target?.kind === "directory" && model.isInside(target, from)) return fail("not-empty");
   if (source === target) return;
   if (target?.kind === "directory") {
     if (source.kind === "file") return fail("is-directory");
@@ -237,6 +264,19 @@ async function applyToReal(real: TestNamespace, op: Op): Promise<void> {
       await real.run((txn) => setAttributes(txn, ino, { mode: op.mode }));
       return;
     }
+    case "tag": {
+      const ino = regular(real, op.path);
+      const value = Buffer.from(op.value);
+      await real.run((txn) => setXattr(txn, { ino, name: tagName, value, mode: "any" }));
+      return;
+    }
+    case "untag": {
+      const ino = regular(real, op.path);
+      await real.run((txn) => removeXattr(txn, { ino, name: tagName }));
+      return;
+    }
+    case "tmpfile":
+      return makeTmpfile(real, named(real, op.path));
     case "link": {
       const wanted = { ino: find(op.path), ...named(real, op.to) };
       await real.run((txn) => makeLink(txn, wanted));
@@ -257,6 +297,24 @@ async function applyToReal(real: TestNamespace, op: Op): Promise<void> {
       return real.dropSnapshot(directory(real, op.path), op.name);
     case "reclaim":
       return real.reclaim();
+  }
+}
+
+const tagName = Buffer.from("user.tag");
+
+/** O_TMPFILE, a write, and link(2). */
+async function makeTmpfile(real: TestNamespace, to: { parent: Ino; name: Buffer }): Promise<void> {
+  const wanted = { parent: to.parent, mode: 0o644, uid: 0, gid: 0, linkable: true };
+  const { ino } = await real.run((txn) => createTmpfile(txn, wanted));
+  await real.write(ino, 0, "tmp\0");
+  try {
+    await real.run((txn) => makeLink(txn, { ino, ...to }));
+  } catch (error) {
+    await real.run((txn) => {
+      txn.put("orphan", orphanKey(ino), undefined);
+      discard(txn, ino, false);
+    });
+    throw error;
   }
 }
 
@@ -348,7 +406,12 @@ t.test("when all files and snapshots are gone, nothing is left of them", async (
   await applyToReal(real, { op: "rmdir", path: ["a"] });
   await real.reclaim();
   t.equal(real.chunks.size, 0, "no chunk is left");
-  for (const table of ["entry", "link", "chunkmap", "chunk", "history", "trash"] as const) {
+  await applyToReal(real, { op: "tmpfile", path: ["t"] });
+  await applyToReal(real, { op: "tag", path: ["t"], value: "x" });
+  await applyToReal(real, { op: "unlink", path: ["t"] });
+  await real.reclaim();
+  const tables = ["entry", "link", "chunkmap", "xattr", "chunk", "history", "trash", "orphan"];
+  for (const table of tables as Table[]) {
     t.equal(real.store.count(table), 0, `table ${table} is empty`);
   }
   t.equal(real.store.count("inode"), 1, "only the root is left");

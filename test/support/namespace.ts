@@ -143,15 +143,23 @@ export class TestNamespace {
     return bytes.slice(0, size);
   }
 
+  xattrs(ino: Ino, at?: Epoch): Record<string, string> {
+    const names = this.reader.listxattr(ino, at);
+    const value = (name: Buffer): string => this.reader.getxattr(ino, name, at).toString();
+    return Object.fromEntries(names.map((name) => [name.toString(), value(name)]));
+  }
+
   /** The tree under a directory as one value: names, kinds, links and contents. */
   tree(dir: Ino = rootIno, at?: Epoch): unknown {
     const entries: Record<string, unknown> = {};
     for (const { name, attr } of this.reader.readdir(dir, at, { after: undefined, limit: 1024 })
       .entries) {
       const isDir = (attr.mode & 0o170000) === 0o040000;
+      const { ino, nlink, mode, xattrs } = attr;
+      const own = xattrs ? { xattrs: this.xattrs(ino, at) } : {};
       entries[name.toString()] = isDir
-        ? this.tree(attr.ino, at)
-        : { nlink: attr.nlink, mode: attr.mode, contents: this.contents(attr.ino, at) };
+        ? this.tree(ino, at)
+        : { nlink, mode, contents: this.contents(ino, at), ...own };
     }
     return entries;
   }

@@ -1,72 +1,73 @@
 import type { Ino } from "../../../protocol/id.ts";
-import { xattrBytesMax } from "../../../protocol/limits.ts";
-import { StatusError } from "../../../protocol/status.ts";
-import { decodeXattr, type Inode } from "../../store/tables.ts";
-import { RecordWriter } from "../../store/bytes.ts";
+import type { Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
-import { permissionMask, typeMask } from "./common.ts";
+import { chmodAcl, dropCapability } from "./acl.ts";
+import { isDirectory, permissionMask, typeMask } from "./common.ts";
+import { withoutPrivileges } from "./ranges.ts";
+
+/** "now" is the time of the commit, by the master's clock: all mounts' times compare. */
+export type NewTime = bigint | "now";
 
 export interface AttrChanges {
   mode?: number | undefined;
   uid?: number | undefined;
   gid?: number | undefined;
-  atime?: bigint | undefined;
-  mtime?: bigint | undefined;
+  atime?: NewTime | undefined;
+  mtime?: NewTime | undefined;
+  /** Of an ordinary user's writing, cutting or giving away: see `killPrivileges`. */
+  killSuidGid?: boolean | undefined;
 }
+
+/** What a record's 64 bits of nanoseconds can hold: years 1677 to 2262. */
+const timeMin = -(2n ** 63n);
+const timeMax = 2n ** 63n - 1n;
 
 /** chmod(2), chown(2), utimensat(2): what is absent stays; ctime becomes now. */
 export function setAttributes(txn: Txn, ino: Ino, changes: AttrChanges): Inode {
-  const inode = txn.inode(ino);
-  const changed: Inode = {
-    ...inode,
-    mode:
-      changes.mode === undefined
-        ? inode.mode
-        : (inode.mode & typeMask) | (changes.mode & permissionMask),
-    uid: changes.uid ?? inode.uid,
-    gid: changes.gid ?? inode.gid,
-    atime: changes.atime ?? inode.atime,
-    mtime: changes.mtime ?? inode.mtime,
+  const { mode, uid, gid, atime, mtime, killSuidGid } = changes;
+  let changed = txn.inode(ino);
+  if (killSuidGid) changed = killPrivileges(txn, ino, changed);
+  if (mode !== undefined) {
+    changed = chmodAcl(txn, ino, changed, mode);
+    changed = { ...changed, mode: (changed.mode & typeMask) | (mode & permissionMask) };
+  }
+  changed = {
+    ...changed,
+    uid: uid ?? changed.uid,
+    gid: gid ?? changed.gid,
+    atime: timeOf(txn, atime) ?? changed.atime,
+    mtime: timeOf(txn, mtime) ?? changed.mtime,
     ctime: txn.nowNs,
   };
   txn.putInode(ino, changed);
   return changed;
 }
 
-/** setxattr(2). */
-export function setXattr(
-  txn: Txn,
-  wanted: { ino: Ino; name: Buffer; value: Buffer; mode: "any" | "create" | "replace" },
-): void {
-  const inode = txn.inode(wanted.ino);
-  if (wanted.name.length === 0) throw new StatusError("range", "the attribute has no name");
-  const exists = txn.xattr(wanted.ino, wanted.name) !== undefined;
-  if (wanted.mode === "create" && exists) throw new StatusError("exists", "the attribute exists");
-  if (wanted.mode === "replace" && !exists) {
-    throw new StatusError("no-attribute", "no such attribute");
-  }
-  if (!exists) checkListFits(txn, wanted.ino, wanted.name);
-  const record = new RecordWriter(8 + wanted.value.length).u53(txn.epoch).rest(wanted.value).end();
-  txn.putXattr(wanted.ino, wanted.name, record);
-  txn.putInode(wanted.ino, { ...inode, ctime: txn.nowNs });
+/** A time beyond what can be kept becomes the nearest that can (as timestamp_truncate in Linux). */
+function timeOf(txn: Txn, time: NewTime | undefined): bigint | undefined {
+  if (time === "now") return txn.nowNs;
+  if (time === undefined) return undefined;
+  if (time < timeMin) return timeMin;
+  return time > timeMax ? timeMax : time;
 }
 
-/** listxattr(2) cannot return more names than XATTR_LIST_MAX bytes. */
-function checkListFits(txn: Txn, ino: Ino, name: Buffer): void {
-  let bytes = name.length + 1;
-  for (const { key, value } of txn.rows("xattr", ino)) {
-    decodeXattr(value);
-    bytes += key.length - 8 + 1;
-  }
-  if (bytes > xattrBytesMax) throw new StatusError("no-space", "too many attributes");
+/**
+ * What FUSE_HANDLE_KILLPRIV_V2 leaves to the filesystem: setuid goes, setgid goes from what the
+ * group may execute (elsewhere it once meant mandatory locking), capabilities go.
+ */
+function killPrivileges(txn: Txn, ino: Ino, inode: Inode): Inode {
+  if (isDirectory(inode)) return inode;
+  return { ...dropCapability(txn, ino, inode), mode: withoutPrivileges(inode.mode) };
 }
 
-/** removexattr(2). */
-export function removeXattr(txn: Txn, wanted: { ino: Ino; name: Buffer }): void {
-  const inode = txn.inode(wanted.ino);
-  if (txn.xattr(wanted.ino, wanted.name) === undefined) {
-    throw new StatusError("no-attribute", "no such attribute");
-  }
-  txn.putXattr(wanted.ino, wanted.name, undefined);
-  txn.putInode(wanted.ino, { ...inode, ctime: txn.nowNs });
+/**
+ * A file, directory or symlink has been read: its atime, if nothing has changed since the reader
+ * saw `ctime`. Nobody's caches are told: an old atime elsewhere does no harm, and waking every
+ * mount for it would.
+ */
+export function noteAccess(txn: Txn, access: { ino: Ino; atime: bigint; ctime: bigint }): void {
+  const inode = txn.findInode(access.ino);
+  const atime = timeOf(txn, access.atime);
+  if (!inode || inode.ctime !== access.ctime || atime === undefined) return;
+  if (atime > inode.atime) txn.putInodeUntold(access.ino, { ...inode, atime });
 }

@@ -5,6 +5,7 @@ import type { Attr } from "../../../protocol/shapes.ts";
 import type { Inode } from "../../store/tables.ts";
 import { numberFromKey } from "../../store/bytes.ts";
 import type { Txn } from "../txn.ts";
+import { inherit, storeAcl } from "./acl.ts";
 
 /** What the namespace operations share. */
 
@@ -20,7 +21,9 @@ export const type = {
   socket: 0o140000,
 } as const;
 
+export const setuidBit = 0o4000;
 export const setgidBit = 0o2000;
+export const groupExecuteBit = 0o010;
 /** What chmod can change. */
 export const permissionMask = 0o7777;
 
@@ -52,6 +55,7 @@ export function attrOf(ino: Ino, inode: Inode, chunkBytes: number): Attr {
     atime: inode.atime,
     mtime: inode.mtime,
     ctime: inode.ctime,
+    xattrs: inode.xattrs,
   };
 }
 
@@ -89,16 +93,15 @@ export function touchDirectory(txn: Txn, ino: Ino, inode: Inode, nlinkChange = 0
 
 export interface NewInode {
   mode: number;
+  /** The maker's; absent: exactly `mode`, whatever default ACL the parent has. */
+  umask?: number | undefined;
   uid: number;
   gid: number;
   rdev?: number;
   target?: Buffer;
 }
 
-/**
- * Makes an inode and its entry. A directory with the setgid bit passes its group on, and to
- * directories the bit as well (inode(7)).
- */
+/** Makes an inode and its entry. */
 export function addInode(
   txn: Txn,
   parent: { ino: Ino; inode: Inode },
@@ -108,28 +111,49 @@ export function addInode(
   checkNewName(name);
   if (txn.findEntry(parent.ino, name)) throw new StatusError("exists", "the name exists");
   const isDir = isDirectory(wanted);
-  const inherits = (parent.inode.mode & setgidBit) !== 0;
+  const made = newInode(txn, parent, wanted);
+  const inode = { ...made.inode, nlink: isDir ? 2 : 1, parent: parent.ino };
+  txn.putInode(made.ino, inode);
+  txn.putEntry(parent.ino, name, { ino: made.ino, type: wanted.mode & typeMask });
+  touchDirectory(txn, parent.ino, parent.inode, isDir ? 1 : 0);
+  return { ino: made.ino, inode };
+}
+
+/**
+ * An inode that is made in a directory, without an entry and not put yet. A directory with the
+ * setgid bit passes its group on, and to directories the bit as well (inode(7)); one with a default
+ * ACL passes that on.
+ */
+export function newInode(
+  txn: Txn,
+  parent: { ino: Ino; inode: Inode },
+  wanted: NewInode,
+): { ino: Ino; inode: Inode } {
+  const isDir = isDirectory(wanted);
+  const isSymlink = (wanted.mode & typeMask) === type.symlink;
+  const umask = isSymlink ? undefined : wanted.umask;
+  const inherited = inherit(txn, parent, { mode: wanted.mode, umask, isDirectory: isDir });
+  const inheritsGroup = (parent.inode.mode & setgidBit) !== 0;
   const target = wanted.target ?? Buffer.alloc(0);
-  const inode: Inode = {
+  const ino = txn.newIno();
+  let inode: Inode = {
     since: txn.epoch,
-    mode: inherits && isDir ? wanted.mode | setgidBit : wanted.mode,
+    mode: inheritsGroup && isDir ? inherited.mode | setgidBit : inherited.mode,
     uid: wanted.uid,
-    gid: inherits ? parent.inode.gid : wanted.gid,
-    nlink: isDir ? 2 : 1,
+    gid: inheritsGroup ? parent.inode.gid : wanted.gid,
+    nlink: 0,
     rdev: wanted.rdev ?? 0,
     size: isDir ? directoryBytes : target.length,
     chunks: 0,
     atime: txn.nowNs,
     mtime: txn.nowNs,
     ctime: txn.nowNs,
-    parent: parent.ino,
+    parent: noIno,
     replicas: parent.inode.replicas,
+    xattrs: 0,
     target,
   };
-  const ino = txn.newIno();
-  txn.putInode(ino, inode);
-  txn.putEntry(parent.ino, name, { ino, type: wanted.mode & typeMask });
-  touchDirectory(txn, parent.ino, parent.inode, isDir ? 1 : 0);
+  for (const [name, acl] of inherited.acls) inode = storeAcl(txn, ino, inode, { name, acl });
   return { ino, inode };
 }
 
@@ -180,6 +204,9 @@ export function discard(txn: Txn, ino: Ino, isOpen: boolean): void {
   if (isOpen) txn.put("orphan", orphanKey(ino), Buffer.alloc(0));
   else txn.put("trash", trashKey(txn.nowNs, ino), Buffer.alloc(0));
 }
+
+/** The record of an orphan that link(2) may give a name: one that has never had any. */
+export const linkableOrphan = Buffer.from([1]);
 
 export function orphanKey(ino: Ino): Buffer {
   const key = Buffer.alloc(8);

@@ -7,6 +7,7 @@ import { numberFromKey, numberKey } from "../../store/bytes.ts";
 import { rowsAt } from "../../store/history.ts";
 import { decodeChunkRef, decodeInode, type Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
+import { dropCapability } from "./acl.ts";
 import { isRegular } from "./common.ts";
 import { regular } from "./ranges.ts";
 
@@ -36,7 +37,7 @@ export function commitWrite(
     if (!chunk.written) txn.putChunk(ref.handle, { ...chunk, written: true });
   }
   const committed: Inode = {
-    ...inode,
+    ...dropCapability(txn, wanted.ino, inode),
     size: Math.max(inode.size, wanted.size),
     mtime: wanted.mtime,
     ctime: txn.nowNs,
@@ -73,7 +74,8 @@ export function truncate(
   const { ino, size, chunkBytes } = wanted;
   if (size > fileBytesMax) throw new StatusError("too-large", "the file would be too large");
   const inode = regular(txn, ino);
-  const changed = { ...inode, size, mtime: txn.nowNs, ctime: txn.nowNs };
+  const kept = dropCapability(txn, ino, inode);
+  const changed = { ...kept, size, mtime: txn.nowNs, ctime: txn.nowNs };
   const end = Math.min(size, inode.size);
   const keep = Math.ceil(end / chunkBytes);
   for (const { key } of txn.rows("chunkmap", ino, numberKey(ino, keep))) {

@@ -9,6 +9,9 @@ import {
   directory,
   isDirectory,
   isRegular,
+  linkableOrphan,
+  newInode,
+  orphanKey,
   permissionMask,
   type,
   typeMask,
@@ -19,10 +22,16 @@ interface Owner {
   gid: number;
 }
 
+/** `umask` absent: exactly `mode`, whatever default ACL the parent has. */
+interface Making extends Owner {
+  mode: number;
+  umask?: number | undefined;
+}
+
 /** open(2) with O_CREAT: makes a regular file or finds the one there is. */
 export function createFile(
   txn: Txn,
-  wanted: Owner & { parent: Ino; name: Buffer; mode: number; exclusive: boolean },
+  wanted: Making & { parent: Ino; name: Buffer; exclusive: boolean },
 ): { ino: Ino; inode: Inode; created: boolean } {
   const parent = directory(txn, wanted.parent);
   checkNewName(wanted.name);
@@ -31,7 +40,8 @@ export function createFile(
     if (wanted.exclusive) throw new StatusError("exists", "the name exists");
     const inode = txn.inode(existing.ino);
     if (isDirectory(inode)) throw new StatusError("is-directory", "the name is a directory");
-    if (!isRegular(inode)) throw new StatusError("exists", "the name is not a regular file");
+    // Whoever asks did not know of it: looking again, he follows the symlink or opens the fifo.
+    if (!isRegular(inode)) throw new StatusError("stale", "the name is not a regular file");
     return { ino: existing.ino, inode, created: false };
   }
   const mode = type.regular | (wanted.mode & permissionMask);
@@ -42,10 +52,26 @@ export function createFile(
   return { ...made, created: true };
 }
 
+/**
+ * open(2) with O_TMPFILE: a regular file without an entry, which the caller counts as open. Until
+ * it is closed, link(2) can give it a name if it is `linkable`.
+ */
+export function createTmpfile(
+  txn: Txn,
+  wanted: Making & { parent: Ino; linkable: boolean },
+): { ino: Ino; inode: Inode } {
+  const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
+  const mode = type.regular | (wanted.mode & permissionMask);
+  const made = newInode(txn, parent, { ...wanted, mode });
+  txn.putInode(made.ino, made.inode);
+  txn.put("orphan", orphanKey(made.ino), wanted.linkable ? linkableOrphan : Buffer.alloc(0));
+  return made;
+}
+
 /** mkdir(2). */
 export function makeDirectory(
   txn: Txn,
-  wanted: Owner & { parent: Ino; name: Buffer; mode: number },
+  wanted: Making & { parent: Ino; name: Buffer },
 ): { ino: Ino; inode: Inode } {
   const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
   const mode = type.directory | (wanted.mode & permissionMask);
@@ -55,7 +81,7 @@ export function makeDirectory(
 /** mknod(2): everything but directories and symlinks. */
 export function makeNode(
   txn: Txn,
-  wanted: Owner & { parent: Ino; name: Buffer; mode: number; rdev: number },
+  wanted: Making & { parent: Ino; name: Buffer; rdev: number },
 ): { ino: Ino; inode: Inode } {
   const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
   const kind = wanted.mode & typeMask || type.regular;

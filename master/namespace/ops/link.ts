@@ -11,19 +11,27 @@ import {
   dropLink,
   isDirectory,
   discard,
+  linkableOrphan,
+  orphanKey,
   touchDirectory,
   typeMask,
 } from "./common.ts";
 
-/** link(2). */
+/** link(2). Also gives a name to what was made without one (O_TMPFILE). */
 export function makeLink(txn: Txn, wanted: { ino: Ino; parent: Ino; name: Buffer }): Inode {
   const parent = directory(txn, wanted.parent);
   checkNewName(wanted.name);
   const inode = txn.inode(wanted.ino);
-  if (isDirectory(inode)) throw new StatusError("not-permitted", "directories have one name only");
-  if (inode.nlink === 0) throw new StatusError("not-found", "the file has been removed");
-  if (inode.nlink >= linksMax) throw new StatusError("too-many-links", "too many links");
   if (txn.findEntry(wanted.parent, wanted.name)) throw new StatusError("exists", "the name exists");
+  if (isDirectory(inode)) throw new StatusError("not-permitted", "directories have one name only");
+  if (inode.nlink >= linksMax) throw new StatusError("too-many-links", "too many links");
+  if (inode.nlink === 0) {
+    const orphan = txn.get("orphan", orphanKey(wanted.ino));
+    if (!orphan?.equals(linkableOrphan)) {
+      throw new StatusError("not-found", "the file has been removed");
+    }
+    txn.put("orphan", orphanKey(wanted.ino), undefined);
+  }
   const linked = addLink(txn, wanted.ino, inode, wanted.parent);
   txn.putEntry(wanted.parent, wanted.name, { ino: wanted.ino, type: inode.mode & typeMask });
   touchDirectory(txn, wanted.parent, parent);

@@ -5,7 +5,8 @@ import { rowsAt } from "../../store/history.ts";
 import type { StoreReader } from "../../store/store.ts";
 import { decodeChunk, decodeChunkRef, decodeInode, type Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
-import { isDirectory, isRegular, setgidBit } from "./common.ts";
+import { dropCapability } from "./acl.ts";
+import { groupExecuteBit, isDirectory, isRegular, setgidBit, setuidBit } from "./common.ts";
 
 /** Ranges of regular files: chunks dropped, and shared with other files. */
 
@@ -14,9 +15,6 @@ import { isDirectory, isRegular, setgidBit } from "./common.ts";
  * wait long. With chunks of 64 MiB it is 64 GiB of a file.
  */
 export const rowsPerStepMax = 1024;
-
-const setuidBit = 0o4000;
-const groupExecuteBit = 0o010;
 
 /** Throws `is-directory`, or `invalid` for what has no contents. */
 export function regular(txn: Txn, ino: Ino): Inode {
@@ -35,10 +33,10 @@ export function withoutPrivileges(mode: number): number {
   return mode & ~(setuidBit | (keepsSetgid ? 0 : setgidBit));
 }
 
-/** What changes with contents: times, and privileges if `killSuidGid`. */
-export function contentsChanged(txn: Txn, inode: Inode, killSuidGid: boolean): Inode {
+/** What changes with contents: times, capabilities, and privileges if `killSuidGid`. */
+export function contentsChanged(txn: Txn, ino: Ino, inode: Inode, killSuidGid: boolean): Inode {
   const mode = killSuidGid ? withoutPrivileges(inode.mode) : inode.mode;
-  return { ...inode, mode, mtime: txn.nowNs, ctime: txn.nowNs };
+  return { ...dropCapability(txn, ino, inode), mode, mtime: txn.nowNs, ctime: txn.nowNs };
 }
 
 /**
@@ -125,7 +123,7 @@ export function shareChunks(
   const count = Math.ceil(copied / chunkBytes);
   const change = shareRows(txn, range, { from, to, count });
   const inode = {
-    ...contentsChanged(txn, target, range.killSuidGid),
+    ...contentsChanged(txn, ino, target, range.killSuidGid),
     size: Math.max(target.size, range.targetOffset + copied),
     chunks: target.chunks + change,
   };

@@ -1,7 +1,8 @@
-import type { Epoch, Ino } from "../../../protocol/id.ts";
+import { type Epoch, type Ino, noIno } from "../../../protocol/id.ts";
 import { entriesPerPageMax } from "../../../protocol/limits.ts";
 import type { Attr, DirEntry } from "../../../protocol/shapes.ts";
 import { StatusError } from "../../../protocol/status.ts";
+import { checkXattrName } from "../../../protocol/xattr-names.ts";
 import { nameKey, numberKey } from "../../store/bytes.ts";
 import { recordAt, rowsAt } from "../../store/history.ts";
 import { keyAfter, type StoreReader } from "../../store/store.ts";
@@ -80,20 +81,24 @@ export class NamespaceReader {
     return inode.target;
   }
 
-  /** A page of entries with their attributes, in byte order of names. */
+  /**
+   * A page of entries with their attributes, in byte order of names; and the directory's parent,
+   * as far as that is a directory of the same time.
+   */
   readdir(
     ino: Ino,
     at: Epoch | undefined,
-    page: { after: Buffer | undefined; limit: number },
-  ): { entries: DirEntry[]; more: boolean } {
-    if (!isDirectory(this.inode(ino, at)))
-      throw new StatusError("not-directory", "not a directory");
+    page: { after: Buffer | undefined; limit: number; isTop?: boolean },
+  ): { entries: DirEntry[]; more: boolean; parent: Ino } {
+    const directory = this.inode(ino, at);
+    if (!isDirectory(directory)) throw new StatusError("not-directory", "not a directory");
+    const parent = page.isTop ? noIno : directory.parent;
     const limit = Math.min(page.limit, entriesPerPageMax);
     const from = page.after === undefined ? undefined : keyAfter(nameKey(ino, page.after));
     const prefix = numberKey(ino);
     const entries: DirEntry[] = [];
     for (const row of rowsAt(this.#store, "entry", { prefix, at, ...(from ? { from } : {}) })) {
-      if (entries.length === limit) return { entries, more: true };
+      if (entries.length === limit) return { entries, more: true, parent };
       const child = decodeEntry(row.value).ino;
       const inode = this.findInode(child, at);
       if (!inode) throw new StatusError("io-error", `entry of inode ${child}, which is missing`);
@@ -102,10 +107,11 @@ export class NamespaceReader {
         attr: attrOf(child, inode, this.#chunkBytes),
       });
     }
-    return { entries, more: false };
+    return { entries, more: false, parent };
   }
 
   getxattr(ino: Ino, name: Buffer, at: Epoch | undefined): Buffer {
+    checkXattrName(name);
     this.inode(ino, at);
     const record = recordAt(this.#store, "xattr", nameKey(ino, name), at);
     if (!record) throw new StatusError("no-attribute", "no such attribute");

@@ -1,8 +1,9 @@
 import { type Ino, noIno, rootIno } from "../../../protocol/id.ts";
 import { StatusError } from "../../../protocol/status.ts";
-import type { Inode } from "../../store/tables.ts";
+import type { EntryRecord, Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
 import {
+  addInode,
   checkName,
   checkNewName,
   directory,
@@ -10,6 +11,7 @@ import {
   dropLink,
   isDirectory,
   touchDirectory,
+  type,
 } from "./common.ts";
 import { checkRemovable } from "./link.ts";
 
@@ -20,43 +22,62 @@ export interface Rename {
   newName: Buffer;
   noReplace: boolean;
   exchange: boolean;
+  /** Leave a whiteout at the old name, of this owner. */
+  whiteout?: { uid: number; gid: number } | undefined;
   isOpen: (ino: Ino) => boolean;
 }
 
-/** renameat2(2), with RENAME_NOREPLACE and RENAME_EXCHANGE. One batch. */
-export function rename(txn: Txn, wanted: Rename): { moved: Ino; replaced?: Ino } {
+/** The inodes now and formerly at the new name. */
+export interface Renamed {
+  moved: Ino;
+  replaced?: Ino;
+}
+
+type Named = Pick<EntryRecord, "ino" | "type">;
+
+/**
+ * renameat2(2), with RENAME_NOREPLACE, RENAME_EXCHANGE and RENAME_WHITEOUT. One batch. Errors are
+ * found in the order in which Linux looks for them (fs/namei.c).
+ */
+export function rename(txn: Txn, wanted: Rename): Renamed {
   directory(txn, wanted.parent);
   directory(txn, wanted.newParent);
   checkName(wanted.name);
   checkNewName(wanted.newName);
-  if (wanted.noReplace && wanted.exchange)
+  if (wanted.exchange && (wanted.noReplace || wanted.whiteout))
     throw new StatusError("invalid", "flags exclude each other");
   const source = txn.entry(wanted.parent, wanted.name);
   const target = txn.findEntry(wanted.newParent, wanted.newName);
+  if (target && wanted.noReplace) throw new StatusError("exists", "the new name exists");
   if (wanted.exchange && !target)
     throw new StatusError("not-found", "there is nothing to exchange");
-  if (target && wanted.noReplace) throw new StatusError("exists", "the new name exists");
-  checkNotInside(txn, source.ino, wanted.newParent);
-  if (wanted.exchange && target) {
-    checkNotInside(txn, target.ino, wanted.parent);
-    return exchange(txn, wanted, source, target);
+  if (isInside(txn, wanted.newParent, source)) throw intoItself();
+  if (target && isInside(txn, wanted.parent, target)) {
+    throw wanted.exchange ? intoItself() : new StatusError("not-empty", "it holds the old name");
   }
   // Two names of one inode: rename(2) says to do nothing.
   if (target?.ino === source.ino) return { moved: source.ino };
+  if (wanted.exchange && target) return exchange(txn, wanted, source, target);
   if (target) replace(txn, wanted, source.ino, target.ino);
   txn.removeEntry(wanted.parent, wanted.name);
   txn.putEntry(wanted.newParent, wanted.newName, { ino: source.ino, type: source.type });
   moveParent(txn, source.ino, wanted.parent, wanted.newParent);
+  if (wanted.whiteout) addWhiteout(txn, wanted, wanted.whiteout);
   touchBoth(txn, wanted);
   return target ? { moved: source.ino, replaced: target.ino } : { moved: source.ino };
 }
 
-function exchange(
+/** What overlayfs takes for a removed file: a character device 0:0 without permissions. */
+function addWhiteout(
   txn: Txn,
-  wanted: Rename,
-  source: { ino: Ino; type: number },
-  target: { ino: Ino; type: number },
-): { moved: Ino; replaced?: Ino } {
+  { parent, name }: Rename,
+  owner: { uid: number; gid: number },
+): void {
+  const dir = { ino: parent, inode: txn.inode(parent) };
+  addInode(txn, dir, name, { mode: type.characterDevice, umask: 0, ...owner });
+}
+
+function exchange(txn: Txn, wanted: Rename, source: Named, target: Named): Renamed {
   txn.putEntry(wanted.newParent, wanted.newName, { ino: source.ino, type: source.type });
   txn.putEntry(wanted.parent, wanted.name, { ino: target.ino, type: target.type });
   moveParent(txn, source.ino, wanted.parent, wanted.newParent);
@@ -82,14 +103,20 @@ function replace(txn: Txn, wanted: Rename, source: Ino, target: Ino): void {
   txn.putInode(wanted.newParent, { ...parent, nlink: parent.nlink - 1 });
 }
 
-/** A directory cannot be moved into itself or below. */
-function checkNotInside(txn: Txn, moved: Ino, newParent: Ino): void {
-  for (let dir = newParent; dir !== rootIno;) {
-    if (dir === moved) throw new StatusError("invalid", "a directory cannot be moved into itself");
+function intoItself(): StatusError {
+  return new StatusError("invalid", "a directory cannot be moved into itself");
+}
+
+/** True when directory `inner` is what `outer` names, or somewhere below it. */
+function isInside(txn: Txn, inner: Ino, outer: Named): boolean {
+  if (outer.type !== type.directory) return false;
+  for (let dir = inner; dir !== outer.ino;) {
+    if (dir === rootIno) return false;
     const { parent } = txn.inode(dir);
-    if (parent === 0) throw new StatusError("not-found", "the new directory has been removed");
+    if (parent === noIno) throw new StatusError("not-found", "the new directory has been removed");
     dir = parent;
   }
+  return true;
 }
 
 /**
