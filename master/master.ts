@@ -84,7 +84,7 @@ export class Master {
     const sessions = (this.sessions = new Sessions({ ...options, committer }));
     const chunks = (this.chunks = new Chunks({ ...options, committer, fleet, chunkBytes }));
     this.files = new FileService({
-      ...{ committer, chunks, sessions, reader, chunkBytes },
+      ...{ committer, chunks, sessions, reader, chunkBytes, clock, log },
       fenced: (work) => this.snapshots.fenced(work),
       freeBytes: () => this.status.statfs().freeBytes,
     });

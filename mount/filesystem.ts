@@ -15,6 +15,7 @@ import { LockClient } from "./client/lock-client.ts";
 import { MasterClient } from "./client/master-client.ts";
 import { MetaCache } from "./client/meta-cache.ts";
 import { ReadAheadBudget } from "./client/read-ahead.ts";
+import { Tails } from "./client/tails.ts";
 import { WriteBack } from "./client/write-back.ts";
 import type { FileSystem } from "./fuse/filesystem.ts";
 import { attributeOps } from "./ops/attributes.ts";
@@ -142,10 +143,15 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
     },
     onDisconnect: () => {
       files.disconnected();
+      tails.dropAll();
       return dropEverything();
     },
     onSession: (connection, resumed) => locks.connected(connection, resumed),
     onLockReady: (tickets) => locks.ready(tickets),
+    onRecall: async (ino, number) => {
+      await tails.giveUp(ino, number);
+      await writeBack.settle(ino);
+    },
     onFlush: () => writeBack.flushAll(),
     opens: () => files.inos(),
   });
@@ -155,9 +161,14 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
   const shared = { master, pool, clock, random, timeoutMs, log, stop };
   const reader = new ChunkReader({ ...shared, place: ownPlace(options.rack) });
   const writer = new ChunkWriter(shared);
+  const tails = new Tails({
+    ...{ master, clock, ticket: () => cache.ticket() },
+    onAttr: (attr, ticket) => void cache.putAttr(attr, ticket),
+  });
   const writeBack = new WriteBack({
     ...shared,
-    writer,
+    ...{ writer, tails },
+    sizeOf: (ino) => cache.attr(ino)?.size,
     onSent: (ino) => {
       files.changed(ino);
       reader.forget(ino);
@@ -180,7 +191,7 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
     },
   });
   const accesses = new AccessTimes({ clock, cache, master });
-  const parts = { master, cache, reader, writer, writeBack, accesses, locks, files, kernel };
+  const parts = { master, cache, reader, writer, writeBack, tails, accesses, locks, files, kernel };
   return { ...parts, clock, log, showSnapshots, nodes: new Nodes(), pool };
 }
 

@@ -1,3 +1,5 @@
+import type { Clock } from "../../common/clock.ts";
+import type { Log } from "../../common/log.ts";
 import type { Ino, SessionId } from "../../protocol/id.ts";
 import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
 import type { grant } from "../../protocol/methods/chunk.ts";
@@ -7,6 +9,7 @@ import type {
   create,
   open,
   setattr,
+  takeTail,
   tmpfile,
 } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
@@ -15,7 +18,7 @@ import type { Chunks } from "../chunks/chunks.ts";
 import type { Committer } from "../namespace/committer.ts";
 import { setAttributes } from "../namespace/ops/attributes.ts";
 import { attrOf, isRegular } from "../namespace/ops/common.ts";
-import { needsCutCopy, truncate } from "../namespace/ops/contents.ts";
+import { cutTail, needsCutCopy, truncate } from "../namespace/ops/contents.ts";
 import { createFile, createTmpfile } from "../namespace/ops/create.ts";
 import { contentsChanged, dropChunks, regular, shareChunks } from "../namespace/ops/ranges.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
@@ -25,6 +28,7 @@ import { decodeChunkRef, type Inode } from "../store/tables.ts";
 import type { Txn } from "../namespace/txn.ts";
 import { lease } from "./leases.ts";
 import type { Session, Sessions } from "./sessions.ts";
+import { Tails } from "./tails.ts";
 
 /**
  * Work of one request: the transaction's part, under the request's key and with its housekeeping.
@@ -48,6 +52,7 @@ export class FileService {
   readonly #reader: NamespaceReader;
   readonly #chunkBytes: number;
   readonly #fenced: Fenced;
+  readonly #tails: Tails;
   readonly #freeBytes: () => number;
 
   constructor(options: {
@@ -56,6 +61,8 @@ export class FileService {
     sessions: Sessions;
     reader: NamespaceReader;
     chunkBytes: number;
+    clock: Clock;
+    log: Log;
     fenced: Fenced;
     /** Room for new data, counted once and not for each replica. */
     freeBytes: () => number;
@@ -67,6 +74,8 @@ export class FileService {
     this.#chunkBytes = options.chunkBytes;
     this.#fenced = options.fenced;
     this.#freeBytes = options.freeBytes;
+    const hasChunks = (ino: Ino): boolean => this.#reader.inode(ino, undefined).chunks > 0;
+    this.#tails = new Tails({ ...options, hasChunks, cut: (ino) => this.cutTail(ino) });
   }
 
   /** open(O_CREAT): the file counts as open from the commit on, and has its first chunk granted. */
@@ -86,7 +95,25 @@ export class FileService {
       return granted ? { ...attrs, created, grant: granted } : { ...attrs, created };
     });
     this.#sessions.opened(session, reply.attr.ino, params.write);
-    return reply;
+    return { ...reply, ...this.#forWriting(session, reply.attr.ino, params.write) };
+  }
+
+  /**
+   * What a session is told that opens a file to write. Not part of the remembered reply: a restart
+   * of the master ends it.
+   */
+  #forWriting(session: Session, ino: Ino, write: boolean) {
+    if (!write) return {};
+    const number = this.#tails.tryTake(session, ino);
+    const { size } = this.#reader.inode(ino, undefined);
+    const shared = this.#sessions.mayWrite(ino, session);
+    return { shared, ...(number === undefined ? {} : { tail: { number, size } }) };
+  }
+
+  /** As `takeTail` in protocol/methods/namespace.ts says. */
+  async takeTail(ino: Ino, session: Session): Promise<ReplyOf<typeof takeTail>> {
+    const number = await this.#tails.take(session, ino);
+    return { number, attr: this.#reader.getattr(ino, undefined) };
   }
 
   /** open(O_TMPFILE): open from the commit on, or it would be reclaimed at once. */
@@ -112,6 +139,16 @@ export class FileService {
     session: Session,
     mutate: Mutate,
   ): Promise<ReplyOf<typeof open>> {
+    const reply = await this.#open(params, session, mutate);
+    const write = params.write && params.at === undefined && isRegular(reply.attr);
+    return { ...reply, ...this.#forWriting(session, params.ino, write) };
+  }
+
+  async #open(
+    params: RequestOf<typeof open>,
+    session: Session,
+    mutate: Mutate,
+  ): Promise<ReplyOf<typeof open>> {
     const { ino, at } = params;
     const inode = this.#reader.inode(ino, at);
     const isTrash = inode.nlink === 0 && !this.#sessions.isOrphan(ino);
@@ -121,7 +158,7 @@ export class FileService {
       this.#leaseOpen(session, ino);
     }
     const attr = params.truncate
-      ? await this.setSize({ ino, size: 0 }, mutate)
+      ? await this.setSize({ ino, size: 0 }, session, mutate)
       : this.#reader.getattr(ino, at);
     if (attr.size === 0) {
       if (!params.write || params.truncate || at !== undefined) return { attr };
@@ -144,27 +181,26 @@ export class FileService {
 
   async setattr(
     params: RequestOf<typeof setattr>,
+    session: Session,
     mutate: Mutate,
   ): Promise<ReplyOf<typeof setattr>> {
     const { ino, size } = params;
-    if (size !== undefined) return { attr: await this.setSize({ ...params, size }, mutate) };
+    if (size !== undefined)
+      return { attr: await this.setSize({ ...params, size }, session, mutate) };
     return mutate((txn) => ({
       attr: attrOf(ino, setAttributes(txn, ino, params), this.#chunkBytes),
     }));
   }
 
   /** truncate(2), together with other changes of attributes. */
-  async setSize(
+  setSize(
     wanted: Omit<RequestOf<typeof setattr>, "seq" | "acked"> & { size: number },
+    session: Session,
     mutate: Mutate,
   ): Promise<Attr> {
-    for (let attempt = 1; ; attempt += 1) {
-      try {
-        return await this.#trySetSize(wanted, mutate);
-      } catch (error) {
-        if (statusOf(error) !== "unavailable" || attempt === attemptsMax) throw error;
-      }
-    }
+    return this.#tails.exclusively(wanted.ino, session, () =>
+      insist(() => this.#trySetSize(wanted, mutate)),
+    );
   }
 
   async #trySetSize(
@@ -174,8 +210,12 @@ export class FileService {
     const { ino, size } = wanted;
     const chunkBytes = this.#chunkBytes;
     const { sets } = this.#chunks;
-    const shared = await this.#committer.run((txn) => needsCutCopy(txn, { ino, size, chunkBytes }));
-    const copy = shared && { source: shared, made: await sets.makeCopy(shared, size % chunkBytes) };
+    const cuts = size < this.#reader.inode(ino, undefined).size;
+    const wantedCut = { ino, size, chunkBytes };
+    const shared = cuts && (await this.#committer.run((txn) => needsCutCopy(txn, wantedCut)));
+    const copy = shared
+      ? { source: shared, made: await sets.makeCopy(shared, size % chunkBytes) }
+      : undefined;
     let used = false;
     try {
       const reply = await mutate((txn) => {
@@ -211,9 +251,19 @@ export class FileService {
     session: Session,
     mutate: Mutate,
   ): Promise<ReplyOf<typeof allocate>> {
-    const { ino, offset, length, punch, killSuidGid } = params;
-    const end = offset + length;
+    const end = params.offset + params.length;
     if (end > fileBytesMax) throw new StatusError("too-large", "the file would be too large");
+    const work = () => this.#allocate(params, session, mutate);
+    return params.grow ? this.#tails.exclusively(params.ino, session, work) : work();
+  }
+
+  async #allocate(
+    params: RequestOf<typeof allocate>,
+    session: Session,
+    mutate: Mutate,
+  ): Promise<ReplyOf<typeof allocate>> {
+    const { ino, offset, length, punch } = params;
+    const end = offset + length;
     if (punch) await this.#dropInSteps(params, session);
     const chunkBytes = this.#chunkBytes;
     const reply = await mutate((txn) => {
@@ -222,7 +272,7 @@ export class FileService {
       const rest = punch ? dropChunks(txn, { ...params, chunkBytes }).inode : inode;
       const grows = params.grow && end > rest.size;
       const sized = grows ? truncate(txn, { ino, size: end, chunkBytes }) : rest;
-      txn.putInode(ino, contentsChanged(txn, ino, sized, killSuidGid));
+      txn.putInode(ino, contentsChanged(txn, ino, sized));
       return { attr: this.attr(txn, ino), grows };
     });
     if (reply.grows) await this.#cutLast(ino, end);
@@ -253,17 +303,52 @@ export class FileService {
    */
   async copyRange(
     params: RequestOf<typeof copyRange>,
+    session: Session,
     mutate: Mutate,
   ): Promise<ReplyOf<typeof copyRange>> {
-    const wanted = { ...params, at: params.at, chunkBytes: this.#chunkBytes };
+    const { source, at, ino } = params;
+    const wanted = { ...params, at, chunkBytes: this.#chunkBytes };
     const share = (raise: boolean) =>
       mutate((txn) => {
         const { copied } = shareChunks(txn, wanted);
         if (raise) this.#committer.raiseEpoch(txn);
-        return { attr: this.attr(txn, params.ino), copied };
+        return { attr: this.attr(txn, ino), copied };
       });
-    const fence = params.at === undefined && this.#sessions.mayWrite(params.source);
-    return fence ? this.#fenced(() => share(true)) : share(false);
+    const { lostWriters } = this.#sessions;
+    const fence = at === undefined && (lostWriters || this.#sessions.mayWrite(source));
+    return this.#tails.exclusively(ino, session, async () => {
+      const reply = await (fence ? this.#fenced(() => share(true)) : share(false));
+      if (fence && lostWriters) this.#sessions.lostWriters = false;
+      // Beyond its end, the last chunk has whatever the source's had.
+      if (reply.copied % this.#chunkBytes !== 0) this.#tails.forget(ino);
+      return reply;
+    });
+  }
+
+  /**
+   * Cuts off what lies beyond a file's end, on its servers too, when nobody who wrote it can be
+   * asked any more.
+   */
+  cutTail(ino: Ino): Promise<void> {
+    return insist(() => this.#tryCutTail(ino));
+  }
+
+  async #tryCutTail(ino: Ino): Promise<void> {
+    const chunkBytes = this.#chunkBytes;
+    const { sets } = this.#chunks;
+    const { size } = this.#reader.inode(ino, undefined);
+    const shared = await this.#committer.run((txn) => needsCutCopy(txn, { ino, size, chunkBytes }));
+    const copy = shared && { source: shared, made: await sets.makeCopy(shared, size % chunkBytes) };
+    let used = false;
+    try {
+      await this.#committer.run((txn) => {
+        cutTail(txn, { ino, size, chunkBytes, copy });
+        used = copy?.made !== undefined && txn.findChunk(copy.made.handle) !== undefined;
+      });
+      await this.#cutLast(ino, size);
+    } finally {
+      if (copy?.made) sets.copyMade(copy.made, used);
+    }
   }
 
   async grant(params: RequestOf<typeof grant>, session: SessionId): Promise<ReplyOf<typeof grant>> {
@@ -276,5 +361,16 @@ export class FileService {
   /** An inode's attributes inside a transaction. */
   attr(txn: Txn, ino: Ino): Attr {
     return attrOf(ino, txn.inode(ino), this.#chunkBytes);
+  }
+}
+
+/** Does `work` again while what it prepared on chunk servers is overtaken by somebody else's. */
+async function insist<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await work();
+    } catch (error) {
+      if (statusOf(error) !== "unavailable" || attempt === attemptsMax) throw error;
+    }
   }
 }

@@ -248,7 +248,7 @@ function serveFiles(handlers: Handlers, master: Master): void {
       files.createTmpfile(params, sessions.of(connection), mutateFor(master, connection, params)),
     )
     .serve(namespace.setattr, (params, { connection }) =>
-      files.setattr(params, mutateFor(master, connection, params)),
+      files.setattr(params, sessions.of(connection), mutateFor(master, connection, params)),
     )
     .serve(namespace.open, (params, { connection }) => {
       liveEpoch(master, params.at);
@@ -286,8 +286,12 @@ function serveFiles(handlers: Handlers, master: Master): void {
     )
     .serve(namespace.copyRange, (params, { connection }) => {
       liveEpoch(master, params.at);
-      return files.copyRange(params, mutateFor(master, connection, params));
+      const session = sessions.of(connection);
+      return files.copyRange(params, session, mutateFor(master, connection, params));
     })
+    .serve(namespace.takeTail, ({ ino }, { connection }) =>
+      files.takeTail(ino, sessions.of(connection)),
+    )
     .serve(chunk.grant, (params, { connection }) => {
       const asker = sessions.of(connection);
       // A file that was opened again to be written is not told of: the master has it open.

@@ -54,6 +54,10 @@ export class Sessions {
   readonly #uuid: () => string;
   /** Called when the end of a session is on disk. */
   onEnd: (session: SessionId) => void = () => undefined;
+  /** A session that had files open for writing has run out: its grants may still be used. */
+  lostWriters = false;
+  /** A session has closed an inode for good; not `orderly` if it has ended. */
+  onClosed: (session: Session, ino: Ino, orderly: boolean) => void = () => undefined;
 
   constructor(options: { committer: Committer; clock: Clock; log: Log; uuid: () => string }) {
     this.#committer = options.committer;
@@ -117,9 +121,19 @@ export class Sessions {
     return this.#committer.store.get("orphan", orphanKey(ino)) !== undefined;
   }
 
-  /** True if a mount may be writing to the inode's chunks under a grant. */
-  mayWrite(ino: Ino): boolean {
-    return this.#awaited.size > 0 || this.all().some(({ writes }) => writes.has(ino));
+  /** True while a session from before a restart has not come back. */
+  areAwaited(): boolean {
+    return this.#awaited.size > 0;
+  }
+
+  /** Sessions that may have grants to write the inode's chunks. */
+  writers(ino: Ino): Session[] {
+    return this.all().filter(({ writes }) => writes.has(ino));
+  }
+
+  /** True if a mount, other than `except`, may be writing to the inode's chunks under a grant. */
+  mayWrite(ino: Ino, except?: Session): boolean {
+    return this.areAwaited() || this.writers(ino).some((session) => session !== except);
   }
 
   opened(session: Session, ino: Ino, write: boolean): void {
@@ -137,6 +151,7 @@ export class Sessions {
 
   /** As `released`, for an inode that is not an orphan. True if nobody has it open any more. */
   closed(session: Session, ino: Ino): boolean {
+    this.onClosed(session, ino, this.#sessions.has(session.id));
     session.writes.delete(ino);
     if (!session.opens.delete(ino)) return false;
     const left = (this.#openCounts.get(ino) ?? 1) - 1;
@@ -254,6 +269,7 @@ export class Sessions {
     const now = this.#clock.nowMs();
     for (const session of this.all()) {
       if (session.connection || now - session.lastSeenMs < sessionLeaseMs) continue;
+      if (session.writes.size > 0) this.lostWriters = true;
       await this.end(session);
     }
   }

@@ -8,7 +8,7 @@ import { type Connect, dial } from "../../protocol/dial.ts";
 import type { Ino, SessionId } from "../../protocol/id.ts";
 import type { Method, RequestOf, Sequence } from "../../protocol/method.ts";
 import { lockReady } from "../../protocol/methods/lock.ts";
-import { invalidate } from "../../protocol/methods/namespace.ts";
+import { invalidate, recallTail } from "../../protocol/methods/namespace.ts";
 import {
   closeSession,
   flushSession,
@@ -57,6 +57,8 @@ export interface MasterClientOptions {
   onLockReady: (tickets: readonly number[]) => void;
   /** Send what is unwritten, and commit it. */
   onFlush: () => Promise<void>;
+  /** Another mount wants the tail of a file: as `recallTail` in the protocol says. */
+  onRecall: (ino: Ino, number: number) => Promise<void>;
   /** What is open, to be told when the session goes on. */
   opens: () => Ino[];
 }
@@ -170,7 +172,7 @@ export class MasterClient {
   }
 
   #handlers(): Handlers {
-    const { onInvalidate, onFlush, onLockReady } = this.#options;
+    const { onInvalidate, onFlush, onRecall, onLockReady } = this.#options;
     return new Handlers()
       .serve(invalidate, async (changes) => {
         await onInvalidate(changes);
@@ -178,6 +180,10 @@ export class MasterClient {
       })
       .serve(lockReady, ({ tickets }) => {
         onLockReady(tickets);
+        return {};
+      })
+      .serve(recallTail, async ({ ino, number }) => {
+        await onRecall(ino, number);
         return {};
       })
       .serve(flushSession, async () => {

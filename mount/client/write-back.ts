@@ -3,7 +3,7 @@ import type { Clock } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
 import { KeyedMutex, Semaphore } from "../../common/mutex.ts";
 import type { ChunkHandle, Ino } from "../../protocol/id.ts";
-import { payloadBytesMax } from "../../protocol/limits.ts";
+import { fileBytesMax, payloadBytesMax } from "../../protocol/limits.ts";
 import { commit } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { type Status, StatusError, statusOf } from "../../protocol/status.ts";
@@ -11,6 +11,7 @@ import type { ChunkWriter } from "./chunk-writer.ts";
 import { type Batch, DirtyFile, type Flight, type Piece, Unsynced } from "./dirty-file.ts";
 import { interruptible } from "./interruptible.ts";
 import type { MasterClient } from "./master-client.ts";
+import type { Tails } from "./tails.ts";
 import { type ErrorCursor, WriteErrors } from "./write-errors.ts";
 
 /**
@@ -44,6 +45,9 @@ export interface WriteBackOptions {
   clock: Clock;
   log: Log;
   unsentBytesMax?: number;
+  tails: Pick<Tails, "get" | "take" | "placing" | "sized">;
+  /** The size that the master has told of, if it is known. */
+  sizeOf: (ino: Ino) => number | undefined;
   /**
    * A piece has reached the chunk servers, or failed, or the master tells of its chunk from now on:
    * what was read before may be out of date.
@@ -54,6 +58,9 @@ export interface WriteBackOptions {
   /** The master's answer to a commit. */
   onCommitted: (attr: Attr, ticket: number) => void;
 }
+
+/** Where to write: an offset, or wherever the file ends. */
+export type Place = number | "end";
 
 /** Who waits, and what he has been told of. */
 export interface Waiter {
@@ -84,30 +91,65 @@ export class WriteBack {
 
   /**
    * Takes a copy of `data` before it returns its promise. Waits while too much is unsent. Reports
-   * an earlier failure instead, once.
+   * an earlier failure instead, once. Resolves with where it was written.
    */
-  write(ino: Ino, offset: number, data: Buffer, waiter: Waiter): Promise<void> {
+  write(ino: Ino, place: Place, data: Buffer, waiter: Waiter): Promise<number> {
+    const waits = this.#locks.busy(ino) || this.#lacksTail(ino, place, data);
     // As many wait as the kernel sends at a time: that bounds these copies.
-    const own = this.#locks.busy(ino) ? Buffer.from(data) : data;
-    const work = this.#locks.run(ino, () => this.#take(ino, offset, own, waiter));
+    const own = waits ? Buffer.from(data) : data;
+    const work = this.#locks.run(ino, () => this.#take(ino, place, own, waiter));
     return interruptible(work, waiter.signal);
   }
 
   /** As `write`, for the work of `exclusively`: no other write comes between. */
-  writeWithin(ino: Ino, offset: number, data: Buffer, waiter: Waiter): Promise<void> {
-    return interruptible(this.#take(ino, offset, data, waiter), waiter.signal);
+  writeWithin(ino: Ino, place: Place, data: Buffer, waiter: Waiter): Promise<number> {
+    return interruptible(this.#take(ino, place, data, waiter), waiter.signal);
   }
 
-  async #take(ino: Ino, offset: number, data: Buffer, waiter: Waiter): Promise<void> {
+  #extends(ino: Ino, place: Place, data: Buffer): boolean {
+    return place === "end" || place + data.length > (this.#options.sizeOf(ino) ?? 0);
+  }
+
+  #lacksTail(ino: Ino, place: Place, data: Buffer): boolean {
+    return this.#extends(ino, place, data) && !this.#options.tails.get(ino);
+  }
+
+  async #take(ino: Ino, place: Place, data: Buffer, waiter: Waiter): Promise<number> {
     this.errors.report(ino, waiter.cursor, "written");
-    if (waiter.signal?.aborted) throw new StatusError("interrupted", "interrupted before it began");
+    checkSize(place, data);
+    if (waiter.signal?.aborted) throw interrupted("interrupted before it began");
+    const { tails } = this.#options;
+    if (!this.#extends(ino, place, data)) {
+      const offset = place === "end" ? 0 : place;
+      await this.#put(ino, offset, data, waiter.signal);
+      return offset;
+    }
+    // Between having the tail and choosing the place nothing is awaited: it may be called back.
+    let tail = tails.get(ino);
+    while (!tail) {
+      await tails.take(ino, waiter.signal);
+      tail = tails.get(ino);
+    }
+    const end = Math.max(tail.size, this.#files.get(ino)?.end ?? 0);
+    const offset = place === "end" ? end : place;
+    checkSize(offset, data);
+    await tails.placing(tail, () => this.#put(ino, offset, data, waiter.signal));
+    return offset;
+  }
+
+  async #put(
+    ino: Ino,
+    offset: number,
+    data: Buffer,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     const file = this.#file(ino);
     let rest = data;
     for (let at = offset; rest.length > 0;) {
       const part = rest.subarray(0, pieceBytes - (at % pieceBytes));
       if (!this.#collect(ino, file, at, part)) {
         rest = Buffer.from(rest);
-        await this.#waitForMemory(ino, file, at, Math.min(rest.length, part.length), waiter.signal);
+        await this.#waitForMemory(ino, file, at, Math.min(rest.length, part.length), signal);
         continue;
       }
       at += part.length;
@@ -166,7 +208,7 @@ export class WriteBack {
     if (signal?.aborted) {
       this.#budget.release(capacity);
       this.#forgetIfClean(ino, file, true);
-      throw new StatusError("interrupted", "interrupted while waiting for memory");
+      throw interrupted("interrupted while waiting for memory");
     }
     file.begin(offset, Buffer.allocUnsafe(capacity));
   }
@@ -328,6 +370,7 @@ export class WriteBack {
     const before = ticket();
     try {
       const { attr } = await master.mutate(commit, { ino, size, mtime, written, sync });
+      this.#options.tails.sized(ino, attr.size);
       onCommitted(attr, before);
       for (const { handle } of written) this.#listed.set(handle, true);
       if (file.committed(batch)) this.#options.onSent(ino);
@@ -348,7 +391,7 @@ export class WriteBack {
   exclusively<T>(ino: Ino, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
     const waiting = this.#locks.run(ino, async () => {
       await this.settle(ino, signal);
-      if (signal?.aborted) throw new StatusError("interrupted", "interrupted before it began");
+      if (signal?.aborted) throw interrupted("interrupted before it began");
       return work();
     });
     return interruptible(waiting, signal);
@@ -356,6 +399,7 @@ export class WriteBack {
 
   /** The file now ends at `size`: nothing is left to be done for chunks beyond. */
   truncated(ino: Ino, size: number): void {
+    this.#options.tails.sized(ino, size);
     const { chunkBytes } = this.#options.master;
     this.#files.get(ino)?.truncated(size, chunkBytes);
     this.#unsynced.get(ino)?.dropFrom(Math.ceil(size / chunkBytes));
@@ -430,4 +474,14 @@ function put(piece: Piece, offset: number, part: Buffer): void {
   const at = offset - piece.offset;
   part.copy(piece.buffer, at);
   piece.length = Math.max(piece.length, at + part.length);
+}
+
+function interrupted(message: string): StatusError {
+  return new StatusError("interrupted", message);
+}
+
+function checkSize(place: Place, data: Buffer): void {
+  const offset = place === "end" ? 0 : place;
+  if (offset + data.length <= fileBytesMax) return;
+  throw new StatusError("too-large", "the file would be too large");
 }

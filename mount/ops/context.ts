@@ -9,6 +9,7 @@ import type { ChunkWriter } from "../client/chunk-writer.ts";
 import type { LockClient } from "../client/lock-client.ts";
 import type { MasterClient } from "../client/master-client.ts";
 import type { MetaCache } from "../client/meta-cache.ts";
+import type { Tails } from "../client/tails.ts";
 import type { WriteBack } from "../client/write-back.ts";
 import type { Caller, Entry, NodeAttr } from "../fuse/filesystem.ts";
 import type { Kernel } from "./kernel.ts";
@@ -24,6 +25,7 @@ export interface Context {
   readonly writeBack: WriteBack;
   readonly locks: LockClient;
   readonly accesses: AccessTimes;
+  readonly tails: Tails;
   readonly nodes: Nodes;
   readonly files: OpenFiles;
   readonly kernel: Kernel;

@@ -1,4 +1,3 @@
-import { fileBytesMax } from "../../protocol/limits.ts";
 import { create, open, tmpfile } from "../../protocol/methods/namespace.ts";
 import type { Ino } from "../../protocol/id.ts";
 import type { Attr } from "../../protocol/shapes.ts";
@@ -33,6 +32,9 @@ const flag = {
   truncate: 0o1000,
   append: 0o2000,
   noAccessTime: 0o1000000,
+  /** Part of O_SYNC, which asks for more: that is on the master's disk in any case. */
+  dsync: 0o10000,
+  direct: 0o40000,
 } as const;
 
 /** Contents of files. */
@@ -88,18 +90,20 @@ async function openFile(
     return { file, keepCache: true, directIo: false };
   }
   files.hold(ino);
+  let shared = false;
   try {
-    if (!truncate && isKnown(context, ino)) {
-      return asOpened(context, ino, files.add(newlyOpened(context, budget, ref, flags)));
+    const appends = (flags & flag.append) !== 0;
+    if (truncate || appends || !isKnown(context, ino)) {
+      const how = { truncate, write: writes };
+      const ask = (): Promise<boolean> => askToOpen(context, ref, how, caller);
+      shared = await (truncate ? writeBack.exclusively(ino, ask, caller.signal) : ask());
     }
-    const how = { truncate, write: writes };
-    const ask = (): Promise<void> => askToOpen(context, ref, how, caller);
-    await (truncate ? writeBack.exclusively(ino, ask, caller.signal) : ask());
   } catch (error) {
     files.letGo(ino);
     throw error;
   }
-  return asOpened(context, ino, files.add(newlyOpened(context, budget, ref, flags)));
+  const file = files.add(newlyOpened(context, budget, ref, flags));
+  return asOpened(context, { ino, file, flags, shared });
 }
 
 /**
@@ -115,17 +119,27 @@ function isKnown({ files, cache, kernel, master }: Context, ino: Ino): boolean {
   );
 }
 
-function asOpened({ kernel }: Context, ino: Ino, file: OpenFile): Opened {
-  return { file, keepCache: kernel.opened(ino), directIo: false };
+/**
+ * With O_APPEND the kernel takes the file to end where it last heard, puts the bytes there in its
+ * pages, and sends them. While another mount writes too, that may be the wrong place: no pages.
+ */
+function asOpened(
+  { kernel }: Context,
+  { ino, file, flags, shared }: { ino: Ino; file: OpenFile; flags: number; shared: boolean },
+): Opened {
+  const appends = (flags & flag.append) !== 0 && (flags & accessMask) !== readOnly;
+  const directIo = (flags & flag.direct) !== 0 || (appends && shared);
+  return { file, keepCache: kernel.opened(ino), directIo };
 }
 
+/** Resolves with whether another mount may be writing the file. */
 async function askToOpen(
   context: Context,
   ref: NodeRef,
   how: { truncate: boolean; write: boolean },
   caller: Caller,
-): Promise<void> {
-  const { master, cache, reader, writer } = context;
+): Promise<boolean> {
+  const { master, cache, reader, writer, tails } = context;
   const { ino } = ref;
   const at = ref.kind === "frozen" ? ref.at : undefined;
   // Close-to-open: where the chunks are, and what was read ahead, is asked anew (P4).
@@ -134,16 +148,18 @@ async function askToOpen(
   const ticket = cache.ticket();
   const reply = await master.mutate(open, { ino, ...atOf(ref), ...how }, caller.signal);
   context.files.opened(ino);
+  if (reply.tail) tails.learn(ino, reply.tail);
   if (how.truncate) {
     sizeChanged(context, ino, 0);
     cache.changedAttr(reply.attr, ticket);
     // As far as can be told, who is not root has no CAP_FSETID.
     if (caller.uid !== 0) await dropPrivileges(context, ino, caller);
-    return;
+    return reply.shared ?? false;
   }
   if (reply.location) learn(reply.location);
   const current = at === undefined && cache.putAttr(reply.attr, ticket);
   if (reply.grant && current) writer.learn(ino, reply.grant);
+  return reply.shared ?? false;
 }
 
 function newlyOpened(
@@ -171,18 +187,23 @@ async function createFile(
   const parent = nodes.live(wanted.parent);
   checkNameLength(name);
   if (isSnapshotsName(name)) throw new StatusError("exists", ".snapshots is reserved");
-  const { attr, created, current } = await askToCreate(context, { ...wanted, parent }, caller);
+  const { attr, created, current, shared } = await askToCreate(
+    context,
+    { ...wanted, parent },
+    caller,
+  );
   const ref = { kind: "live", ino: attr.ino } as const;
   try {
     const truncate = !created && (flags & flag.truncate) !== 0;
     if (truncate) {
       const how = { truncate, write: true };
-      const ask = (): Promise<void> => askToOpen(context, ref, how, caller);
+      const ask = (): Promise<boolean> => askToOpen(context, ref, how, caller);
       await context.writeBack.exclusively(attr.ino, ask, caller.signal);
     }
     const latest = current && !truncate ? attr : await attrOf(context, ref, caller);
     const file = files.add(newlyOpened(context, budget, ref, flags));
-    return { ...entryOf(context, ref, latest), ...asOpened(context, attr.ino, file) };
+    const opened = asOpened(context, { ino: attr.ino, file, flags, shared });
+    return { ...entryOf(context, ref, latest), ...opened };
   } catch (error) {
     files.letGo(attr.ino);
     throw error;
@@ -206,7 +227,7 @@ async function createTmpfile(
   if (cache.changedAttr(attr, ticket) && grant) writer.learn(attr.ino, grant);
   const ref = { kind: "live", ino: attr.ino } as const;
   const file = files.add(newlyOpened(context, budget, ref, flags));
-  return { ...entryOf(context, ref, attr), ...asOpened(context, attr.ino, file) };
+  return { ...entryOf(context, ref, attr), ...asOpened(context, { ino: attr.ino, file, flags, shared: false }) };
 }
 
 /** The file is held when this resolves. `current` is false if it has changed meanwhile. */
@@ -214,8 +235,8 @@ async function askToCreate(
   context: Context,
   wanted: { parent: Ino; name: Buffer; mode: number; umask: number; flags: number },
   caller: Caller,
-): Promise<{ attr: Attr; created: boolean; current: boolean }> {
-  const { master, writer, files, cache } = context;
+): Promise<{ attr: Attr; created: boolean; current: boolean; shared: boolean }> {
+  const { master, writer, files, cache, tails } = context;
   const { parent, name, mode, umask, flags } = wanted;
   const { uid, gid } = caller;
   const exclusive = (flags & flag.exclusive) !== 0;
@@ -226,7 +247,7 @@ async function askToCreate(
     try {
       const request = { parent, name, mode, umask, uid, gid, exclusive, write };
       const reply = await master.mutate(create, request, caller.signal);
-      const { attr, created, grant } = reply;
+      const { attr, created, grant, tail } = reply;
       // A release of the file, which existed, has passed by: it may not count as open any more.
       if (!created && opening.crossed(attr.ino)) continue;
       files.hold(attr.ino);
@@ -234,7 +255,8 @@ async function askToCreate(
       const current = learnNew(context, { name, attr, parent: reply.parent }, ticket);
       if (created) writer.forget(attr.ino);
       if (grant && current) writer.learn(attr.ino, grant);
-      return { attr, created, current };
+      if (tail) tails.learn(attr.ino, tail);
+      return { attr, created, current, shared: reply.shared ?? false };
     } finally {
       opening.end();
     }
@@ -266,18 +288,21 @@ export async function readRange(
 async function writeFile(
   context: Context,
   file: OpenFile,
-  { offset, data, killSuidGid }: Writing,
+  { offset, data, append, killSuidGid }: Writing,
   caller: Caller,
 ): Promise<number> {
   const opened = context.files.regular(file);
   context.locks.check(file);
   const { ref } = opened;
   if (ref.kind !== "live") throw new StatusError("read-only", "snapshots are read-only");
-  if (offset + data.length > fileBytesMax) throw new StatusError("too-large", "file too large");
+  const place = append ? "end" : offset;
   opened.wrote = true;
   if (killSuidGid) await dropPrivileges(context, ref.ino, caller);
   const waiter = { cursor: opened.errors, signal: caller.signal };
-  await context.writeBack.write(ref.ino, offset, data, waiter);
+  const at = await context.writeBack.write(ref.ino, place, data, waiter);
+  // The kernel has put the bytes elsewhere in its pages.
+  if (at !== offset) context.kernel.dropContents(ref.ino);
+  if ((opened.flags & flag.dsync) !== 0) await context.writeBack.fsync(ref.ino, waiter);
   return data.length;
 }
 
@@ -307,5 +332,6 @@ async function releaseFile(context: Context, file: OpenFile): Promise<void> {
   if (opened.kind === "file") await releaseLocked(context, file, opened);
   if (!context.files.remove(file)) return;
   context.writer.forget(ino);
+  context.tails.drop(ino);
   context.writeBack.errors.forget(ino);
 }

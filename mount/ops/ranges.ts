@@ -92,9 +92,10 @@ async function allocateRange(
     async () => {
       const ticket = cache.ticket();
       const size = (await attrOf(context, opened.ref, caller)).size;
-      const request = { ino, ...range, punch, grow, killSuidGid: false };
+      const request = { ino, ...range, punch, grow };
       const { attr } = await master.mutate(allocate, request, caller.signal);
       contentsChanged(context, ino);
+      context.tails.sized(ino, attr.size);
       cache.changedAttr(attr, ticket);
       if (punch) await zeroEnds(context, { opened, ino }, { ...range, size }, caller);
     },
@@ -197,13 +198,15 @@ function share(context: Context, copy: Copy, ino: Ino, caller: Caller): Promise<
     const ticket = cache.ticket();
     const request = {
       ...{ source: ref.ino, ...atOf(ref), offset: source.offset },
-      ...{ ino, targetOffset: target.offset, length, killSuidGid: false },
+      ...{ ino, targetOffset: target.offset, length },
     };
     const { attr, copied } = await master.mutate(copyRange, request, caller.signal);
     if (copied === 0) return 0;
     // The source's chunks are shared now: they are not written in place any more.
     if (ref.kind === "live") writer.forget(ref.ino);
     contentsChanged(context, ino);
+    // What is beyond the end of the last chunk is the source's.
+    context.tails.drop(ino);
     cache.changedAttr(attr, ticket);
     return copied;
   };

@@ -41,6 +41,14 @@ const making = { mode: Uint32, umask: Opt(Uint32), ...owner };
 const newTime = Opt(Type.Union([Ns, Type.Literal("now")]));
 /** Attributes of the inode concerned and of the directory, as they are after the change. */
 const entryReply = { attr: AttrShape, parent: AttrShape };
+/**
+ * What comes with opening a file to write: the tail (`takeTail`), if nobody has it, and the file's
+ * size as of then. `shared`: another session may be writing it.
+ */
+const opened = {
+  tail: Opt(Type.Object({ number: Count, size: Count })),
+  shared: Opt(Type.Boolean()),
+};
 
 export const lookup = method({
   code: 20,
@@ -98,7 +106,7 @@ export const create = mutation({
     exclusive: Type.Boolean(),
     write: Type.Boolean(),
   },
-  reply: { ...entryReply, created: Type.Boolean(), grant: Opt(GrantShape) },
+  reply: { ...entryReply, created: Type.Boolean(), grant: Opt(GrantShape), ...opened },
 });
 
 export const mkdir = mutation({
@@ -274,7 +282,7 @@ export const open = mutation({
   code: 40,
   name: "file.open",
   request: { ino: InoShape, at, truncate: Type.Boolean(), write: Type.Boolean() },
-  reply: { attr: AttrShape, location: Opt(LocationShape), grant: Opt(GrantShape) },
+  reply: { attr: AttrShape, location: Opt(LocationShape), grant: Opt(GrantShape), ...opened },
 });
 
 /** Inodes closed for good by this session, in batches; nobody waits for it. */
@@ -348,7 +356,6 @@ export const allocate = mutation({
     length: Count,
     punch: Type.Boolean(),
     grow: Type.Boolean(),
-    killSuidGid: Type.Boolean(),
   },
   reply: { attr: AttrShape },
 });
@@ -368,7 +375,6 @@ export const copyRange = mutation({
     ino: InoShape,
     targetOffset: Count,
     length: Count,
-    killSuidGid: Type.Boolean(),
   },
   reply: { attr: AttrShape, copied: Count },
 });
@@ -382,4 +388,27 @@ export const chunkRun = method({
   name: "file.run",
   request: { ino: InoShape, at, index: Count },
   reply: { run: Opt(Type.Object({ first: Count, last: Count })), more: Type.Boolean() },
+});
+
+/**
+ * Leave to make a file longer by writing, which one session has at a time, until it closes the file
+ * or is asked for it. Answered when the one before has sent and committed what it had. `number`
+ * tells this grant from earlier ones.
+ */
+export const takeTail = method({
+  code: 48,
+  name: "file.take-tail",
+  request: { ino: InoShape },
+  reply: { number: Count, attr: AttrShape },
+});
+
+/**
+ * master → mount: another session wants the tail. Send what is unwritten of the file; the answer
+ * means it is committed, and nothing more will follow under grants up to `number`.
+ */
+export const recallTail = method({
+  code: 49,
+  name: "file.recall-tail",
+  request: { ino: InoShape, number: Count },
+  reply: {},
 });

@@ -186,6 +186,16 @@ const operations: Record<string, (run: Run, at: At) => Promise<void>> = {
     run.splice(name, offset, data);
   },
 
+  async append(run, { name, file, size, length }) {
+    if (size + length > sizeMax) return;
+    const data = run.bytes(length);
+    const given = Buffer.from(data);
+    const appended = file.append(given);
+    given.fill(0xee);
+    await appended;
+    run.splice(name, size, data);
+  },
+
   async read(run, { name, file, offset, length }) {
     const expected = run.contents(name).subarray(offset, offset + length);
     same(`read of ${name}`, await file.read(offset, length), expected);

@@ -220,3 +220,12 @@ export function trashKey(nowNs: bigint, ino: Ino): Buffer {
   key.writeBigUInt64BE(BigInt(ino), 8);
   return key;
 }
+
+/**
+ * The mode after somebody without CAP_FSETID has changed the contents: setuid goes, and setgid if
+ * it stands for a group that may execute (file_remove_privs in Linux, chmod(2)).
+ */
+export function withoutPrivileges(mode: number): number {
+  const keepsSetgid = (mode & groupExecuteBit) === 0;
+  return mode & ~(setuidBit | (keepsSetgid ? 0 : setgidBit));
+}

@@ -88,13 +88,38 @@ export function truncate(
   return changed;
 }
 
-/** The shared chunk, if there is one, that truncating to `size` has to cut. */
+/**
+ * Cuts off what lies beyond a file's end: bytes in its last chunk, and chunks after it, which
+ * somebody has written who did not live to commit them. As `truncate` to the size that it has.
+ */
+export function cutTail(
+  txn: Txn,
+  wanted: { ino: Ino; size: number; chunkBytes: number; copy?: CutPlan | undefined },
+): void {
+  const { ino, size, chunkBytes } = wanted;
+  const inode = regular(txn, ino);
+  if (inode.size !== size) throw changedMeanwhile();
+  txn.touched.contents.add(ino);
+  let fewer = 0;
+  const keep = Math.ceil(size / chunkBytes);
+  for (const { key } of txn.rows("chunkmap", ino, numberKey(ino, keep))) {
+    txn.setChunkRef(ino, numberFromKey(key, 8), undefined);
+    fewer += 1;
+  }
+  if (size % chunkBytes !== 0) fewer += cutLast(txn, wanted, size);
+  txn.putInode(ino, { ...inode, chunks: inode.chunks - fewer });
+}
+
+/**
+ * The shared chunk, if there is one, that truncating to `size` has to cut; or that has to be cut at
+ * the file's end, if that is what `size` is.
+ */
 export function needsCutCopy(
   txn: Pick<Txn, "findInode" | "findChunkRef" | "isExclusive">,
   wanted: { ino: Ino; size: number; chunkBytes: number },
 ): ChunkHandle | undefined {
   const inode = txn.findInode(wanted.ino);
-  if (!inode || wanted.size >= inode.size || wanted.size % wanted.chunkBytes === 0) {
+  if (!inode || wanted.size > inode.size || wanted.size % wanted.chunkBytes === 0) {
     return undefined;
   }
   const ref = txn.findChunkRef(wanted.ino, Math.floor(wanted.size / wanted.chunkBytes));

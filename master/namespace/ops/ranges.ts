@@ -6,7 +6,7 @@ import type { StoreReader } from "../../store/store.ts";
 import { decodeChunk, decodeChunkRef, decodeInode, type Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
 import { dropCapability } from "./acl.ts";
-import { groupExecuteBit, isDirectory, isRegular, setgidBit, setuidBit } from "./common.ts";
+import { isDirectory, isRegular } from "./common.ts";
 
 /** Ranges of regular files: chunks dropped, and shared with other files. */
 
@@ -25,18 +25,9 @@ export function regular(txn: Txn, ino: Ino): Inode {
 }
 
 /**
- * The mode after somebody without CAP_FSETID has changed the contents: setuid goes, and setgid if
- * it stands for a group that may execute (file_remove_privs in Linux, chmod(2)).
- */
-export function withoutPrivileges(mode: number): number {
-  const keepsSetgid = (mode & groupExecuteBit) === 0;
-  return mode & ~(setuidBit | (keepsSetgid ? 0 : setgidBit));
-}
-
-/** What changes with contents: times, capabilities, and privileges if `killSuidGid`. */
-export function contentsChanged(txn: Txn, ino: Ino, inode: Inode, killSuidGid: boolean): Inode {
-  const mode = killSuidGid ? withoutPrivileges(inode.mode) : inode.mode;
-  return { ...dropCapability(txn, ino, inode), mode, mtime: txn.nowNs, ctime: txn.nowNs };
+/** What changes with contents: times, and capabilities. */
+export function contentsChanged(txn: Txn, ino: Ino, inode: Inode): Inode {
+  return { ...dropCapability(txn, ino, inode), mtime: txn.nowNs, ctime: txn.nowNs };
 }
 
 /**
@@ -110,7 +101,7 @@ export function shareable(
  */
 export function shareChunks(
   txn: Txn,
-  range: SharedRange & { chunkBytes: number; killSuidGid: boolean },
+  range: SharedRange & { chunkBytes: number },
 ): { inode: Inode; copied: number } {
   const { ino, chunkBytes } = range;
   const target = regular(txn, ino);
@@ -123,7 +114,7 @@ export function shareChunks(
   const count = Math.ceil(copied / chunkBytes);
   const change = shareRows(txn, range, { from, to, count });
   const inode = {
-    ...contentsChanged(txn, ino, target, range.killSuidGid),
+    ...contentsChanged(txn, ino, target),
     size: Math.max(target.size, range.targetOffset + copied),
     chunks: target.chunks + change,
   };

@@ -6,6 +6,7 @@ import type { commit } from "../../../protocol/methods/namespace.ts";
 import type { Attr } from "../../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../../protocol/status.ts";
 import type { MasterClient } from "../../../mount/client/master-client.ts";
+import type { Tail } from "../../../mount/client/tails.ts";
 import { WriteBack, type WriteBackOptions } from "../../../mount/client/write-back.ts";
 
 /** Parts of the mount's client that do what a test says, when it says so. */
@@ -73,6 +74,7 @@ export class Behind {
   answerWrites = true;
   answerCommits = true;
   size = 0;
+  readonly tail: Tail = { number: 1, sinceMs: 0, size: 0, placing: 0 };
   readonly back: WriteBack;
 
   constructor(options: Partial<WriteBackOptions> = {}) {
@@ -92,6 +94,13 @@ export class Behind {
       clock,
       log,
       onSent: (ino) => void this.arrived.push(ino),
+      tails: {
+        get: () => this.tail,
+        take: () => Promise.resolve(this.tail),
+        placing: (_tail, work) => work(),
+        sized: (_ino, size) => void (this.tail.size = size),
+      },
+      sizeOf: () => this.size,
       ticket: () => 0,
       onCommitted: (attr) => {
         this.size = attr.size;
