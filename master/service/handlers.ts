@@ -286,8 +286,8 @@ function serveFiles(handlers: Handlers, master: Master): void {
     )
     .serve(namespace.copyRange, (params, { connection }) => {
       liveEpoch(master, params.at);
-      const session = sessions.of(connection);
-      return files.copyRange(params, session, mutateFor(master, connection, params));
+      const asker = sessions.of(connection);
+      return files.copyRange(params, asker, mutateFor(master, connection, params));
     })
     .serve(namespace.takeTail, ({ ino }, { connection }) =>
       files.takeTail(ino, sessions.of(connection)),

@@ -33,9 +33,11 @@ export class Tails {
   readonly #onAttr: (attr: Attr, ticket: number) => void;
   readonly #held = new Map<Ino, Tail>();
   readonly #revoked = new LRUCache<Ino, number>({ max: revokedMax });
+  /** Questions for tails that are under way. */
+  readonly #taking = new Map<Ino, number>();
   readonly #waiting = new Set<() => void>();
 
-  /** `onAttr` gets the attributes that come with a tail, `ticket` is called before they are asked. */
+  /** `onAttr` gets the attributes that come with a tail; `ticket` is called before asking. */
   constructor(options: {
     master: Pick<MasterClient, "read">;
     clock: Clock;
@@ -66,9 +68,16 @@ export class Tails {
       const held = this.#held.get(ino);
       if (held) return held;
       const ticket = this.#ticket();
-      const { number, attr } = await this.#master.read(takeTail, { ino }, signal);
-      this.learn(ino, { number, size: attr.size });
-      this.#onAttr(attr, ticket);
+      this.#taking.set(ino, (this.#taking.get(ino) ?? 0) + 1);
+      try {
+        const { number, attr } = await this.#master.read(takeTail, { ino }, signal);
+        this.learn(ino, { number, size: attr.size });
+        this.#onAttr(attr, ticket);
+      } finally {
+        const left = (this.#taking.get(ino) ?? 1) - 1;
+        if (left > 0) this.#taking.set(ino, left);
+        else this.#taking.delete(ino);
+      }
     }
   }
 
@@ -94,11 +103,13 @@ export class Tails {
 
   /** Another mount wants the tail: resolves when no write of this one makes the file longer. */
   async giveUp(ino: Ino, number: number): Promise<void> {
+    // The answer that brings it may have come together with this question, and is not looked at
+    // yet: were the tail given up unused, none of three mounts that want it would ever have it.
+    const sinceMs = this.#held.get(ino)?.sinceMs ?? this.#clock.nowMs();
+    const wanted = this.#held.has(ino) || this.#taking.has(ino);
+    const leftMs = sinceMs + holdMs - this.#clock.nowMs();
+    if (wanted && leftMs > 0) await sleep(this.#clock, leftMs);
     const held = this.#held.get(ino);
-    if (held && held.number <= number) {
-      const leftMs = held.sinceMs + holdMs - this.#clock.nowMs();
-      if (leftMs > 0) await sleep(this.#clock, leftMs);
-    }
     this.#revoked.set(ino, Math.max(number, this.#revoked.get(ino) ?? 0));
     if (!held || held.number > number) return;
     if (this.#held.get(ino) === held) this.#held.delete(ino);

@@ -6,7 +6,8 @@ import { dropSnapshot, openFlags, takeSnapshot, TestFile } from "./contents-supp
 
 /**
  * As fsx does, but on several files and mounts, and with snapshots: random operations on contents,
- * each checked against arrays of bytes. `GFS_SEED=… GFS_STEPS=…` replays a run, and `GFS_SHOW=…` shows more of it.
+ * each checked against arrays of bytes. `GFS_SEED=… GFS_STEPS=…` replays a run, and `GFS_SHOW=…`
+ * shows more of it.
  */
 
 const chunkBytes = 1024 * 1024;

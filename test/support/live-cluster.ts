@@ -11,7 +11,13 @@ import { createMemoryStore } from "../../master/store/memory.ts";
 import type { Store } from "../../master/store/store.ts";
 import { connectFileSystem } from "../../mount/filesystem.ts";
 import type { FileSystem } from "../../mount/fuse/filesystem.ts";
-import { websocketConnect } from "../../protocol/dial.ts";
+import { crcsByBlock } from "../../common/crc32c.ts";
+import { Handlers } from "../../protocol/connection.ts";
+import { dial, Pool, websocketConnect } from "../../protocol/dial.ts";
+import { ino } from "../../protocol/id.ts";
+import { grant, writeChunk } from "../../protocol/methods/chunk.ts";
+import { takeTail } from "../../protocol/methods/namespace.ts";
+import { openSession } from "../../protocol/methods/session.ts";
 import { listen, type Listener } from "../../protocol/websocket.ts";
 
 /**
@@ -79,6 +85,45 @@ export class LiveCluster {
       if (this.#mounts.delete(mount)) await mount.close();
     };
     return { fileSystem: mount.fileSystem, close };
+  }
+
+  /**
+   * Plays a mount that makes a file longer, and dies before it has told the master. Its session has
+   * run out when this resolves.
+   */
+  async writeAndDie(
+    node: number,
+    writes: readonly { index: number; offset: number; data: Buffer }[],
+  ): Promise<void> {
+    const connect = websocketConnect(systemClock);
+    const handlers = new Handlers();
+    const dialled = { connect, role: "mount", name: "dying", handlers } as const;
+    const options = { ...dialled, cluster: "", clock: systemClock, log: silentLog };
+    const { connection } = await dial({ ...options, address: this.#address });
+    const pool = new Pool({ ...options, cluster: this.master.cluster }, Math.random);
+    const secret = this.#uuid();
+    const { session } = await connection.call(openSession, {
+      ...{ mountpoint: "/dying", secret, opens: [ino(node)] },
+    });
+    await connection.call(takeTail, { ino: ino(node) });
+    for (const { index, offset, data } of writes) {
+      const request = { ino: ino(node), index, seq: 0, acked: 0 };
+      const { grant: leave } = await connection.call(grant, request);
+      const { handle, version, epoch, fresh, replicas } = leave;
+      const [primary, ...chain] = replicas;
+      await pool.call(
+        must(primary, "a primary").address,
+        writeChunk,
+        {
+          ...{ handle, version, epoch, offset, crcs: crcsByBlock(data, offset) },
+          ...{ create: fresh, forwarded: false, chain },
+        },
+        { payload: data },
+      );
+    }
+    connection.close("died");
+    pool.close();
+    await this.master.sessions.end(must(this.master.sessions.byId(session), "its session"));
   }
 
   /** The master stops without warning and starts again on what it has stored. */
