@@ -42,7 +42,6 @@ export class LockMount {
     this.#tasks = new Tasks(shared);
     this.master = new MasterClient({
       ...{ ...shared, name, mountpoint: `/${name}`, secret: name, tasks: this.#tasks },
-      onRecall: () => Promise.resolve(),
       ...{ address: { host: "master", port: 1 }, timeoutMs: undefined, random: () => 0.5 },
       connect: () => {
         if (!this.reachable) return Promise.reject(new StatusError("unavailable", "cut off"));
@@ -69,6 +68,7 @@ export class LockMount {
       onSession: (connection, resumed) => this.locks.connected(connection, resumed),
       onLockReady: (tickets) => this.locks.ready(tickets),
       onFlush: () => Promise.resolve(),
+      onRecall: () => Promise.resolve(),
       opens: () => [],
     });
     this.locks = new LockClient({
