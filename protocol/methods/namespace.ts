@@ -251,7 +251,7 @@ export const removexattr = mutation({
  * unless link(2) has given it one; which is refused without `linkable` (O_EXCL).
  */
 export const tmpfile = mutation({
-  code: 49,
+  code: 19,
   name: "namespace.tmpfile",
   request: { parent: InoShape, ...making, linkable: Type.Boolean() },
   reply: { attr: AttrShape, grant: Opt(GrantShape) },
