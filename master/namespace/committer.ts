@@ -24,6 +24,8 @@ export interface Touched {
   inos: ReadonlySet<Ino>;
   /** Those of `inos` whose contents, or list of entries, changed. */
   contents: ReadonlySet<Ino>;
+  /** Inodes that were unlinked before, and are no more: nobody need be told. */
+  gone: ReadonlySet<Ino>;
   entries: readonly { parent: Ino; name: Buffer }[];
 }
 
@@ -156,7 +158,7 @@ export class Committer {
     const { txn } = outcome;
     if (txn.garbage.length > 0) this.onGarbage(txn.garbage);
     const touched = txn.touched;
-    const any = touched.inos.size > 0 || touched.entries.length > 0;
+    const any = touched.inos.size + touched.gone.size + touched.entries.length > 0;
     const told = any ? this.onCommit(touched, queued.origin) : undefined;
     if (!told) return queued.resolve(outcome.value);
     told.then(() => queued.resolve(outcome.value), queued.reject);

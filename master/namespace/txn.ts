@@ -48,6 +48,7 @@ export class Txn {
   readonly touched = {
     inos: new Set<Ino>(),
     contents: new Set<Ino>(),
+    gone: new Set<Ino>(),
     entries: [] as { parent: Ino; name: Buffer }[],
   };
 
@@ -116,8 +117,12 @@ export class Txn {
     this.#replace("inode", ino, numberKey(ino), encodeInode({ ...inode, since: this.epoch }));
   }
 
+  /**
+   * Of what nobody can reach any more. A mount may still show it, removed as it is, to a process
+   * that works in a directory without having it open.
+   */
   removeInode(ino: Ino): void {
-    this.touched.inos.add(ino);
+    this.touched.gone.add(ino);
     this.#replace("inode", ino, numberKey(ino), undefined);
   }
 

@@ -33,6 +33,7 @@ export function handlersFor(master: Master, role: Role): Handlers {
       serveSession(handlers, master);
       serveReads(handlers, master);
       serveNamespace(handlers, master);
+      serveAttributes(handlers, master);
       serveFiles(handlers, master);
       serveLocks(handlers, master);
       serveSnapshots(handlers, master);
@@ -159,7 +160,7 @@ function serveReads(handlers: Handlers, master: Master): void {
 }
 
 function serveNamespace(handlers: Handlers, master: Master): void {
-  const { sessions, files, committer } = master;
+  const { sessions, files } = master;
   const isOpen = (ino: Ino): boolean => sessions.isOpen(ino);
   /** A request that is one transaction; `work` returns what the reply is made of. */
   const mutate = <T>(
@@ -216,16 +217,34 @@ function serveNamespace(handlers: Handlers, master: Master): void {
           newParent: files.attr(txn, params.newParent),
         };
       });
-    })
-    .serve(namespace.setxattr, (params, context) =>
-      mutate(context, params, (txn) => {
+    });
+}
+
+/** What changes of an inode besides its contents and names. */
+function serveAttributes(handlers: Handlers, master: Master): void {
+  const { sessions, files, committer } = master;
+  handlers
+    .serve(namespace.setattr, (params, { connection }) =>
+      files.setattr(params, sessions.of(connection), mutateFor(master, connection, params)),
+    )
+    .serve(namespace.setxattr, (params, { connection }) =>
+      mutateFor(
+        master,
+        connection,
+        params,
+      )((txn) => {
         setXattr(txn, params);
         return { attr: files.attr(txn, params.ino) };
       }),
     )
-    .serve(namespace.removexattr, (params, context) =>
-      mutate(context, params, (txn) => {
+    .serve(namespace.removexattr, (params, { connection }) =>
+      mutateFor(
+        master,
+        connection,
+        params,
+      )((txn) => {
         removeXattr(txn, params);
+        sessions.lease(sessions.of(connection), params.ino, lease.attributes);
         return { attr: files.attr(txn, params.ino) };
       }),
     )
@@ -246,9 +265,6 @@ function serveFiles(handlers: Handlers, master: Master): void {
     )
     .serve(namespace.tmpfile, (params, { connection }) =>
       files.createTmpfile(params, sessions.of(connection), mutateFor(master, connection, params)),
-    )
-    .serve(namespace.setattr, (params, { connection }) =>
-      files.setattr(params, sessions.of(connection), mutateFor(master, connection, params)),
     )
     .serve(namespace.open, (params, { connection }) => {
       liveEpoch(master, params.at);

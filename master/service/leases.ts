@@ -59,6 +59,7 @@ export class Leases {
   /** What of `touched` the mount may have cached, and has no lease on any more. */
   take(touched: Touched): Told {
     const told: Told = { inos: [], contents: [], entries: [] };
+    for (const ino of touched.gone) this.#bits.delete(ino);
     for (const ino of touched.inos) {
       const had = this.#bits.get(ino) ?? 0;
       const changed = touched.contents.has(ino);

@@ -12,7 +12,7 @@ import type { Ino } from "../../protocol/id.ts";
 import { fileBytesMax, nameBytesMax, xattrBytesMax } from "../../protocol/limits.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
-import { checkXattrName, isTrustedName } from "../../protocol/xattr-names.ts";
+import { checkXattrName, isAclName, isTrustedName } from "../../protocol/xattr-names.ts";
 import type { AttrChanges, Caller, Entry, FileSystem, Statfs } from "../fuse/filesystem.ts";
 import {
   atOf,
@@ -104,6 +104,8 @@ export function attributeOps(context: Context): Group {
     async removexattr(node, name, caller) {
       const ino = nodes.live(node);
       checkXattrName(name);
+      // Tools that copy take away what is not there either.
+      if (isAclName(name) && hasNoXattrs(context, { kind: "live", ino })) return;
       const ticket = cache.ticket();
       const { attr } = await master.mutate(removexattr, { ino, name }, caller.signal);
       cache.dropXattrs(ino);

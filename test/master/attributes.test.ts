@@ -2,7 +2,7 @@ import t from "tap";
 import { noteAccess, setAttributes } from "../../master/namespace/ops/attributes.ts";
 import { commitWrite, truncate } from "../../master/namespace/ops/contents.ts";
 import { createFile, createTmpfile, makeDirectory } from "../../master/namespace/ops/create.ts";
-import { makeLink } from "../../master/namespace/ops/link.ts";
+import { makeLink, removeDirectory } from "../../master/namespace/ops/link.ts";
 import { removeXattr, setXattr } from "../../master/namespace/ops/xattrs.ts";
 import { createMemoryStore } from "../../master/store/memory.ts";
 import { type Ino, rootIno } from "../../protocol/id.ts";
@@ -81,6 +81,22 @@ t.test("capabilities end when a file is written, cut or given away", async (t) =
   }
 });
 
+t.test("what is written has the time of the write, also as its ctime", async (t) => {
+  const real = new TestNamespace(createMemoryStore());
+  const ino = await fileOf(real, 0o644);
+  const commit = (mtime: bigint): Promise<unknown> =>
+    real.run((txn) => commitWrite(txn, { ino, size: 1, mtime, written: [] }));
+  const mtime = attrOf(real, ino).ctime + 1n;
+  await commit(mtime);
+  t.match(attrOf(real, ino), { mtime, ctime: mtime });
+  await commit(mtime - 1n);
+  t.ok(attrOf(real, ino).ctime > mtime, "ctime moves on whatever the mount's clock says");
+  const future = mtime + 10n ** 18n;
+  await commit(future);
+  t.match(attrOf(real, ino), { mtime: future });
+  t.ok(attrOf(real, ino).ctime < future, "and never into the future");
+});
+
 t.test("an access moves atime only if nothing has changed since, and tells nobody", async (t) => {
   const real = new TestNamespace(createMemoryStore());
   const ino = await fileOf(real, 0o644);
@@ -96,6 +112,24 @@ t.test("an access moves atime only if nothing has changed since, and tells nobod
   await real.run((txn) => setAttributes(txn, ino, { atime: 5n }));
   await real.run((txn) => noteAccess(txn, { ino, atime: later + 1n, ctime }));
   t.equal(attrOf(real, ino).atime, 5n, "utimensat(2) since then has the last word");
+});
+
+t.test("a removed directory takes nothing and has nothing, reclaimed or not", async (t) => {
+  const real = new TestNamespace(createMemoryStore());
+  const name = Buffer.from("d");
+  const wanted = { parent: rootIno, name, mode: 0o755, ...owner };
+  const { ino } = await real.run((txn) => makeDirectory(txn, wanted));
+  await real.run((txn) => removeDirectory(txn, { parent: rootIno, name }));
+  const inside = { parent: ino, name, mode: 0o755, ...owner };
+  const check = async (when: string): Promise<void> => {
+    t.equal(await outcome(real.run((txn) => makeDirectory(txn, inside))), "not-found", when);
+    t.equal(await outcome(() => real.reader.lookup(ino, name, undefined)), "not-found");
+    const page = { after: undefined, limit: 1 };
+    t.equal(await outcome(() => real.reader.readdir(ino, undefined, page)), "not-found");
+  };
+  await check("at once");
+  await real.reclaim();
+  await check("reclaimed");
 });
 
 t.test("attributes have the names, sizes and kinds that Linux allows", async (t) => {
@@ -146,6 +180,7 @@ t.test("what a minimal ACL says, the mode says alone", async (t) => {
   await put(masked);
   await real.run((txn) => removeXattr(txn, { ino, name }));
   t.match(attrOf(real, ino), { mode: 0o100610, xattrs: 0 }, "taken away, it leaves the mode");
+  t.equal(await outcome(real.run((txn) => removeXattr(txn, { ino, name }))), "ok", "and again");
 });
 
 t.test("O_TMPFILE's file gets a name from link(2) only if it may, and only once", async (t) => {

@@ -1,4 +1,5 @@
 import t, { type Test } from "tap";
+import { reclaimTrash } from "../../master/background/reclaim.ts";
 import { Leases, lease } from "../../master/service/leases.ts";
 import { Handlers } from "../../protocol/connection.ts";
 import { ino, rootIno } from "../../protocol/id.ts";
@@ -126,4 +127,40 @@ await t.test("a mount that was told too much to remember drops everything", (t) 
   t.equal(leases.overflowed, true);
   t.equal(leases.size, 1, "the latest is leased: it is told after the mount has dropped all");
   t.end();
+});
+
+await t.test("nobody hears of a removed directory that is reclaimed", async (t) => {
+  const cluster = await started(t);
+  const one = await listener(cluster);
+  const other = await listener(cluster);
+  const owner = { mode: 0o755, uid: 0, gid: 0 };
+  const { attr } = await one.mount.mutate(namespace.mkdir, { ...named("d"), ...owner });
+  await other.mount.read(namespace.lookup, named("d"));
+  const removed = await one.mount.mutate(namespace.rmdir, named("d"));
+  t.match(removed, { attr: { ino: attr.ino, nlink: 0 }, parent: { ino: rootIno, nlink: 2 } });
+  t.equal((await other.mount.read(namespace.getattr, { ino: attr.ino })).attr.nlink, 0);
+  other.told.length = 0;
+  while (await reclaimTrash(cluster.master.committer)) continue;
+  t.equal(cluster.store.count("trash"), 0);
+  t.same([...one.told, ...other.told], [], "a shell that works in it still sees it");
+});
+
+await t.test("a rename that does nothing leases what it answers", async (t) => {
+  const cluster = await started(t);
+  const one = await listener(cluster);
+  const other = await listener(cluster);
+  const { attr } = await other.mount.create("f");
+  const link = { ino: attr.ino, ...named("g") };
+  await other.mount.mutate(namespace.link, link);
+  const reply = await one.mount.mutate(namespace.rename, {
+    ...{ ...named("f"), newParent: rootIno, newName: Buffer.from("g") },
+    ...{ noReplace: false, exchange: false },
+  });
+  t.match(reply, { moved: { ino: attr.ino, nlink: 2 }, parent: { ino: rootIno } });
+  await other.mount.mutate(namespace.setattr, { ino: attr.ino, mode: 0o600 });
+  await other.mount.create("h");
+  t.same(
+    one.told.map(({ inos }) => inos),
+    [[attr.ino], [rootIno]],
+  );
 });

@@ -169,15 +169,7 @@ class Kernel {
     if (op.name.startsWith("user.") && !isRegular(attr) && !isDir(attr)) {
       return fail("not-permitted");
     }
-    const remove = (): Promise<unknown> =>
-      this.#real
-        .run((txn) => removeXattr(txn, { ino, name }))
-        .catch((error: unknown) => {
-          // fuse_set_acl: an ACL that is not there is removed without an error.
-          const gone = error instanceof StatusError && error.status === "no-attribute";
-          if (!isAcl || !gone) throw error;
-        });
-    if (op.op === "removexattr") return remove();
+    if (op.op === "removexattr") return this.#real.run((txn) => removeXattr(txn, { ino, name }));
     const value = Buffer.from(op.value, "hex");
     const mode = isAcl ? "any" : ((["any", "create", "replace"] as const)[op.flags] ?? "any");
     return this.#real.run((txn) => setXattr(txn, { ino, name, value, mode }));

@@ -79,9 +79,12 @@ export function checkNewName(name: Buffer): void {
 
 /** The directory `ino`, in which entries are changed. */
 export function directory(txn: Txn, ino: Ino): Inode {
-  const inode = txn.inode(ino);
+  const inode = txn.findInode(ino);
+  // Removed a moment or a while ago makes no difference.
+  if (!inode || inode.nlink === 0) {
+    throw new StatusError("not-found", "the directory has been removed");
+  }
   if (!isDirectory(inode)) throw new StatusError("not-directory", "the parent is not a directory");
-  if (inode.nlink === 0) throw new StatusError("not-found", "the directory has been removed");
   return inode;
 }
 

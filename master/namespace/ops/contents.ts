@@ -40,11 +40,19 @@ export function commitWrite(
     ...dropCapability(txn, wanted.ino, inode),
     size: Math.max(inode.size, wanted.size),
     mtime: wanted.mtime,
-    ctime: txn.nowNs,
+    ctime: timeOfWrite(txn, inode, wanted.mtime),
   };
   txn.touched.contents.add(wanted.ino);
   txn.putInode(wanted.ino, committed);
   return committed;
+}
+
+/**
+ * ctime is that of the write, which was shown already, and not of the commit; as long as the
+ * mount's clock and this one agree that it moves on.
+ */
+function timeOfWrite(txn: Txn, { ctime }: Inode, mtime: bigint): bigint {
+  return mtime > ctime && mtime <= txn.nowNs ? mtime : txn.nowNs;
 }
 
 /** A copy, made on its servers, of the chunk at a file's new end. */

@@ -53,9 +53,18 @@ export class NamespaceReader {
       const { ino } = decodeEntry(record);
       return this.getattr(ino, at);
     }
-    const directory = this.inode(parent, at);
-    if (!isDirectory(directory)) throw new StatusError("not-directory", "not a directory");
+    this.#directory(parent, at);
     return undefined;
+  }
+
+  /** A directory that has been removed, a moment or a while ago, has no names (as in Linux). */
+  #directory(ino: Ino, at: Epoch | undefined): Inode {
+    const inode = this.findInode(ino, at);
+    if (!inode || inode.nlink === 0) {
+      throw new StatusError("not-found", "the directory has been removed");
+    }
+    if (!isDirectory(inode)) throw new StatusError("not-directory", "not a directory");
+    return inode;
   }
 
   /** Looks up one name after the other, and stops where one does not exist or is no directory. */
@@ -90,8 +99,7 @@ export class NamespaceReader {
     at: Epoch | undefined,
     page: { after: Buffer | undefined; limit: number; isTop?: boolean },
   ): { entries: DirEntry[]; more: boolean; parent: Ino } {
-    const directory = this.inode(ino, at);
-    if (!isDirectory(directory)) throw new StatusError("not-directory", "not a directory");
+    const directory = this.#directory(ino, at);
     const parent = page.isTop ? noIno : directory.parent;
     const limit = Math.min(page.limit, entriesPerPageMax);
     const from = page.after === undefined ? undefined : keyAfter(nameKey(ino, page.after));

@@ -61,11 +61,15 @@ function checkListFits(txn: Txn, ino: Ino, name: Buffer): void {
   if (bytes > xattrBytesMax) throw new StatusError("no-space", "too many attributes");
 }
 
-/** removexattr(2). The mode stays as an access ACL has left it. */
+/**
+ * removexattr(2). The mode stays as an access ACL has left it; an ACL that is not there is removed
+ * without complaint (posix_acl_xattr_set in Linux).
+ */
 export function removeXattr(txn: Txn, wanted: { ino: Ino; name: Buffer }): Inode {
   checkXattrName(wanted.name);
   const inode = txn.inode(wanted.ino);
   if (txn.xattr(wanted.ino, wanted.name) === undefined) {
+    if (isAclName(wanted.name)) return inode;
     throw new StatusError("no-attribute", "no such attribute");
   }
   const stored = storeXattr(txn, wanted.ino, inode, { name: wanted.name, value: undefined });
