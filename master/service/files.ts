@@ -105,9 +105,8 @@ export class FileService {
   #forWriting(session: Session, ino: Ino, write: boolean) {
     if (!write) return {};
     const number = this.#tails.tryTake(session, ino);
-    const { size } = this.#reader.inode(ino, undefined);
-    const shared = this.#sessions.mayWrite(ino, session);
-    return { shared, ...(number === undefined ? {} : { tail: { number, size } }) };
+    if (number === undefined) return {};
+    return { tail: { number, size: this.#reader.inode(ino, undefined).size } };
   }
 
   /** As `takeTail` in protocol/methods/namespace.ts says. */

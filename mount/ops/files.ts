@@ -90,20 +90,18 @@ async function openFile(
     return { file, keepCache: true, directIo: false };
   }
   files.hold(ino);
-  let shared = false;
   try {
-    const appends = (flags & flag.append) !== 0;
-    if (truncate || appends || !isKnown(context, ino)) {
+    if (truncate || !isKnown(context, ino)) {
       const how = { truncate, write: writes };
-      const ask = (): Promise<boolean> => askToOpen(context, ref, how, caller);
-      shared = await (truncate ? writeBack.exclusively(ino, ask, caller.signal) : ask());
+      const ask = (): Promise<void> => askToOpen(context, ref, how, caller);
+      await (truncate ? writeBack.exclusively(ino, ask, caller.signal) : ask());
     }
   } catch (error) {
     files.letGo(ino);
     throw error;
   }
   const file = files.add(newlyOpened(context, budget, ref, flags));
-  return asOpened(context, { ino, file, flags, shared });
+  return asOpened(context, ino, file, flags);
 }
 
 /**
@@ -121,24 +119,21 @@ function isKnown({ files, cache, kernel, master }: Context, ino: Ino): boolean {
 
 /**
  * With O_APPEND the kernel takes the file to end where it last heard, puts the bytes there in its
- * pages, and sends them. While another mount writes too, that may be the wrong place: no pages.
+ * pages, page by page, and sends what each page took by itself. Another mount's records would come
+ * between, and its pages be wrong: without pages a record is sent as one.
  */
-function asOpened(
-  { kernel }: Context,
-  { ino, file, flags, shared }: { ino: Ino; file: OpenFile; flags: number; shared: boolean },
-): Opened {
+function asOpened({ kernel }: Context, ino: Ino, file: OpenFile, flags: number): Opened {
   const appends = (flags & flag.append) !== 0 && (flags & accessMask) !== readOnly;
-  const directIo = (flags & flag.direct) !== 0 || (appends && shared);
+  const directIo = (flags & flag.direct) !== 0 || appends;
   return { file, keepCache: kernel.opened(ino), directIo };
 }
 
-/** Resolves with whether another mount may be writing the file. */
 async function askToOpen(
   context: Context,
   ref: NodeRef,
   how: { truncate: boolean; write: boolean },
   caller: Caller,
-): Promise<boolean> {
+): Promise<void> {
   const { master, cache, reader, writer, tails } = context;
   const { ino } = ref;
   const at = ref.kind === "frozen" ? ref.at : undefined;
@@ -154,12 +149,11 @@ async function askToOpen(
     cache.changedAttr(reply.attr, ticket);
     // As far as can be told, who is not root has no CAP_FSETID.
     if (caller.uid !== 0) await dropPrivileges(context, ino, caller);
-    return reply.shared ?? false;
+    return;
   }
   if (reply.location) learn(reply.location);
   const current = at === undefined && cache.putAttr(reply.attr, ticket);
   if (reply.grant && current) writer.learn(ino, reply.grant);
-  return reply.shared ?? false;
 }
 
 function newlyOpened(
@@ -187,22 +181,18 @@ async function createFile(
   const parent = nodes.live(wanted.parent);
   checkNameLength(name);
   if (isSnapshotsName(name)) throw new StatusError("exists", ".snapshots is reserved");
-  const { attr, created, current, shared } = await askToCreate(
-    context,
-    { ...wanted, parent },
-    caller,
-  );
+  const { attr, created, current } = await askToCreate(context, { ...wanted, parent }, caller);
   const ref = { kind: "live", ino: attr.ino } as const;
   try {
     const truncate = !created && (flags & flag.truncate) !== 0;
     if (truncate) {
       const how = { truncate, write: true };
-      const ask = (): Promise<boolean> => askToOpen(context, ref, how, caller);
+      const ask = (): Promise<void> => askToOpen(context, ref, how, caller);
       await context.writeBack.exclusively(attr.ino, ask, caller.signal);
     }
     const latest = current && !truncate ? attr : await attrOf(context, ref, caller);
     const file = files.add(newlyOpened(context, budget, ref, flags));
-    const opened = asOpened(context, { ino: attr.ino, file, flags, shared });
+    const opened = asOpened(context, attr.ino, file, flags);
     return { ...entryOf(context, ref, latest), ...opened };
   } catch (error) {
     files.letGo(attr.ino);
@@ -227,7 +217,7 @@ async function createTmpfile(
   if (cache.changedAttr(attr, ticket) && grant) writer.learn(attr.ino, grant);
   const ref = { kind: "live", ino: attr.ino } as const;
   const file = files.add(newlyOpened(context, budget, ref, flags));
-  return { ...entryOf(context, ref, attr), ...asOpened(context, { ino: attr.ino, file, flags, shared: false }) };
+  return { ...entryOf(context, ref, attr), ...asOpened(context, attr.ino, file, flags) };
 }
 
 /** The file is held when this resolves. `current` is false if it has changed meanwhile. */
@@ -235,7 +225,7 @@ async function askToCreate(
   context: Context,
   wanted: { parent: Ino; name: Buffer; mode: number; umask: number; flags: number },
   caller: Caller,
-): Promise<{ attr: Attr; created: boolean; current: boolean; shared: boolean }> {
+): Promise<{ attr: Attr; created: boolean; current: boolean }> {
   const { master, writer, files, cache, tails } = context;
   const { parent, name, mode, umask, flags } = wanted;
   const { uid, gid } = caller;
@@ -256,7 +246,7 @@ async function askToCreate(
       if (created) writer.forget(attr.ino);
       if (grant && current) writer.learn(attr.ino, grant);
       if (tail) tails.learn(attr.ino, tail);
-      return { attr, created, current, shared: reply.shared ?? false };
+      return { attr, created, current };
     } finally {
       opening.end();
     }

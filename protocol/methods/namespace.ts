@@ -42,13 +42,10 @@ const newTime = Opt(Type.Union([Ns, Type.Literal("now")]));
 /** Attributes of the inode concerned and of the directory, as they are after the change. */
 const entryReply = { attr: AttrShape, parent: AttrShape };
 /**
- * What comes with opening a file to write: the tail (`takeTail`), if nobody has it, and the file's
- * size as of then. `shared`: another session may be writing it.
+ * Comes with opening a file to write: the tail (`takeTail`), if nobody has it, and the file's size
+ * as of then.
  */
-const opened = {
-  tail: Opt(Type.Object({ number: Count, size: Count })),
-  shared: Opt(Type.Boolean()),
-};
+const tail = Opt(Type.Object({ number: Count, size: Count }));
 
 export const lookup = method({
   code: 20,
@@ -106,7 +103,7 @@ export const create = mutation({
     exclusive: Type.Boolean(),
     write: Type.Boolean(),
   },
-  reply: { ...entryReply, created: Type.Boolean(), grant: Opt(GrantShape), ...opened },
+  reply: { ...entryReply, created: Type.Boolean(), grant: Opt(GrantShape), tail },
 });
 
 export const mkdir = mutation({
@@ -282,7 +279,7 @@ export const open = mutation({
   code: 40,
   name: "file.open",
   request: { ino: InoShape, at, truncate: Type.Boolean(), write: Type.Boolean() },
-  reply: { attr: AttrShape, location: Opt(LocationShape), grant: Opt(GrantShape), ...opened },
+  reply: { attr: AttrShape, location: Opt(LocationShape), grant: Opt(GrantShape), tail },
 });
 
 /** Inodes closed for good by this session, in batches; nobody waits for it. */
