@@ -6,7 +6,6 @@ import { Tasks } from "../common/tasks.ts";
 import { Handlers } from "../protocol/connection.ts";
 import { Pool, websocketConnect } from "../protocol/dial.ts";
 import { release } from "../protocol/methods/namespace.ts";
-import { StatusError } from "../protocol/status.ts";
 import { AccessTimes } from "./client/access-times.ts";
 import { ChunkReader } from "./client/chunk-reader.ts";
 import { ChunkWriter } from "./client/chunk-writer.ts";
@@ -165,10 +164,12 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
     ...{ master, clock, ticket: () => cache.ticket() },
     onAttr: (attr, ticket) => void cache.putAttr(attr, ticket),
   });
-  const writeBack = new WriteBack({
+  const writeBack: WriteBack = new WriteBack({
     ...shared,
     ...{ writer, tails },
     sizeOf: (ino) => cache.attr(ino)?.size,
+    // Who was cut off for longer than his lease has lost his locks, and may not know it yet.
+    admit: (ino) => (master.isAlive || !locks.guards(ino) ? undefined : master.renewed()),
     onSent: (ino) => {
       files.changed(ino);
       reader.forget(ino);
@@ -176,11 +177,11 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
     ticket: () => cache.ticket(),
     onCommitted: (attr, ticket) => void cache.changedAttr(attr, ticket),
   });
-  const locks = new LockClient({
+  const locks: LockClient = new LockClient({
     ...{ master, clock, log, tasks },
     onLost: (ino) => {
-      const error = new StatusError("io-error", "written under a lock that was lost");
-      writeBack.errors.add(ino, error);
+      writeBack.abandon(ino);
+      kernel.dropContents(ino);
     },
   });
   const files: OpenFiles = new OpenFiles({

@@ -94,18 +94,20 @@ export class ChunkWriter {
 
   /**
    * Writes `data` at `offset` of a file, all within one chunk. Resolves when all replicas have it,
-   * with the handle of the chunk that took it; `fresh` if the master knew of no data in it.
+   * with the handle of the chunk that took it; `fresh` if the master knew of no data in it. Nothing
+   * is sent before `admit` has resolved, which is asked for each attempt.
    */
   async write(
     ino: Ino,
     offset: number,
     data: Buffer,
+    admit?: () => Promise<void>,
   ): Promise<{ handle: ChunkHandle; fresh: boolean }> {
     const { chunkBytes } = this.#options.master;
     const index = Math.floor(offset / chunkBytes);
     const start = offset % chunkBytes;
     const piece = { offset: start, data, crcs: crcsByBlock(data, start) };
-    return this.#persistently(ino, index, async (held) => {
+    return this.#persistently({ ino, index, admit }, async (held) => {
       if (held.exists) await this.#send(held, piece);
       else await this.#creating.run(`${ino}/${index}`, () => this.#create(held, piece));
       const { handle, fresh } = held.grant;
@@ -148,13 +150,18 @@ export class ChunkWriter {
    * Runs `work` under a grant for the chunk, and again under a new one while the failure is one
    * that a new one can mend.
    */
-  async #persistently<T>(ino: Ino, index: number, work: (held: Held) => Promise<T>): Promise<T> {
+  async #persistently<T>(
+    chunk: { ino: Ino; index: number; admit: (() => Promise<void>) | undefined },
+    work: (held: Held) => Promise<T>,
+  ): Promise<T> {
+    const { ino, index, admit } = chunk;
     const { clock, random, log, timeoutMs, stop } = this.#options;
     const startedMs = clock.nowMs();
     const backoff = new Backoff({ firstMs: 5, mostMs: 1_000, random });
     const faults = new Faults();
     for (;;) {
       const held = await this.#held(ino, index);
+      if (admit) await admit();
       try {
         return await work(held);
       } catch (error) {

@@ -27,6 +27,8 @@ export interface Piece {
 
 /** A piece on its way. `done` never rejects. */
 export interface Flight extends Extent {
+  /** What is not at the servers yet may not get there any more. */
+  abandoned: boolean;
   done: Promise<void>;
 }
 

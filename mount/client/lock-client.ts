@@ -83,6 +83,8 @@ export class LockClient {
   readonly #held = new Map<string, Held>();
   readonly #byFile = new Map<OpenFile, Set<Held>>();
   readonly #mutex = new KeyedMutex<string>();
+  /** How many owners have locks of a file. */
+  readonly #owners = new Map<Ino, number>();
   readonly #turns = new Map<number, Turn>();
   readonly #losers = new Set<Held>();
   readonly #master: Pick<MasterClient, "read">;
@@ -112,6 +114,11 @@ export class LockClient {
   /** False: it has no lock, and there is nothing to be ended. */
   mayHold(target: LockTarget): boolean {
     return this.#held.has(keyOf(target));
+  }
+
+  /** True if somebody here has, or has lost, a lock of the file. */
+  guards(ino: Ino): boolean {
+    return this.#owners.has(ino);
   }
 
   /** True if it has something of `range` locked for writing. */
@@ -363,6 +370,7 @@ export class LockClient {
       const nothing = { through: new Set<OpenFile>(), pid: 0, busy: 0, inDoubt: 0 };
       held = { key, target, intervals: new Intervals(), lost: new Intervals(), ...nothing };
       this.#held.set(key, held);
+      this.#owners.set(target.ino, (this.#owners.get(target.ino) ?? 0) + 1);
     }
     held.busy += 1;
     return held;
@@ -374,6 +382,10 @@ export class LockClient {
     if (held.busy > 0 || held.inDoubt > 0 || held.intervals.size + held.lost.size > 0) return;
     this.#detach(held);
     this.#held.delete(held.key);
+    const { ino } = held.target;
+    const others = (this.#owners.get(ino) ?? 1) - 1;
+    if (others > 0) this.#owners.set(ino, others);
+    else this.#owners.delete(ino);
   }
 
   #detach(held: Held): void {

@@ -1,4 +1,5 @@
 import type { Address } from "../../common/address.ts";
+import { assert } from "../../common/assert.ts";
 import { Backoff } from "../../common/backoff.ts";
 import { type Clock, sleep } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
@@ -6,6 +7,7 @@ import type { Tasks } from "../../common/tasks.ts";
 import { type Connection, Handlers } from "../../protocol/connection.ts";
 import { type Connect, dial } from "../../protocol/dial.ts";
 import type { Ino, SessionId } from "../../protocol/id.ts";
+import { sessionLeaseMs } from "../../protocol/limits.ts";
 import type { Method, RequestOf, Sequence } from "../../protocol/method.ts";
 import { lockReady } from "../../protocol/methods/lock.ts";
 import { invalidate, recallTail } from "../../protocol/methods/namespace.ts";
@@ -26,6 +28,9 @@ const retryMostMs = 2_000;
 const attemptMs = 30_000;
 /** An idle session is renewed this often; a third of its lease. */
 const renewMs = 10_000;
+/** After an answer, the session lives at least this long: the lease began after the question. */
+const aliveMs = sessionLeaseMs - 5_000;
+assert(renewMs * 2 < aliveMs, "a session that is renewed counts as alive");
 
 export interface MasterClientOptions {
   address: Address;
@@ -81,6 +86,8 @@ export class MasterClient {
   #resume: SessionId | undefined;
   #ready = newSignal();
   #numbers = new Numbers();
+  /** When the latest question was asked that this session has had an answer to. */
+  #heardMs = -Infinity;
   /** Resolves when what was cached under the last connection has been dropped. */
   #dropped: Promise<void> = Promise.resolve();
 
@@ -95,9 +102,8 @@ export class MasterClient {
     await this.#open();
     this.#options.tasks.run("master-connection", () => this.#keepConnected());
     this.#options.tasks.every("renew", renewMs, async () => {
-      await this.#session?.connection
-        .call(renewSession, {}, { deadlineMs: renewMs })
-        .catch(() => undefined);
+      if (!this.#session) return;
+      await this.#send(this.#session, renewSession, {}, undefined).catch(() => undefined);
     });
   }
 
@@ -118,6 +124,19 @@ export class MasterClient {
         await sleep(clock, backoff.next(), tasks.signal);
       }
     }
+  }
+
+  /**
+   * True if the session cannot have ended: what the master keeps for it, it has given to nobody
+   * else. By this machine's clock, which also runs while this program is stopped.
+   */
+  get isAlive(): boolean {
+    return this.#options.clock.nowMs() - this.#heardMs < aliveMs;
+  }
+
+  /** Resolves when the session is known to be alive, or another has been opened. */
+  async renewed(): Promise<void> {
+    await this.read(renewSession, {});
   }
 
   /** True while the master tells this mount what others change. */
@@ -235,12 +254,15 @@ export class MasterClient {
     signal: AbortSignal | undefined,
   ): Promise<Reply> {
     const options = { deadlineMs: this.#options.timeoutMs ?? attemptMs };
+    const askedMs = this.#options.clock.nowMs();
     try {
-      return await session.connection.call(
+      const reply = await session.connection.call(
         method,
         params,
         signal ? { ...options, signal } : options,
       );
+      if (session === this.#session) this.#heardMs = Math.max(this.#heardMs, askedMs);
+      return reply;
     } catch (error) {
       if (statusOf(error) === "session-lost") session.connection.close("the session is lost");
       throw error;

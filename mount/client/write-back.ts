@@ -48,6 +48,8 @@ export interface WriteBackOptions {
   tails: Pick<Tails, "get" | "take" | "placing" | "sized">;
   /** The size that the master has told of, if it is known. */
   sizeOf: (ino: Ino) => number | undefined;
+  /** Before each attempt to send something of a file; may take time, and `abandon` it. */
+  admit?: (ino: Ino) => Promise<void> | undefined;
   /**
    * A piece has reached the chunk servers, or failed, or the master tells of its chunk from now on:
    * what was read before may be out of date.
@@ -231,7 +233,7 @@ export class WriteBack {
     const { offset, extendsFrom } = piece;
     const end = offset + piece.length;
     const before = file.flightsOver(offset, end);
-    const flight: Flight = { offset, end, extendsFrom, done: Promise.resolve() };
+    const flight: Flight = { offset, end, extendsFrom, abandoned: false, done: Promise.resolve() };
     flight.done = this.#send(ino, file, { piece, flight, before }).finally(() => {
       file.flights.delete(flight);
       this.#budget.release(piece.buffer.length);
@@ -254,6 +256,7 @@ export class WriteBack {
         ino,
         piece.offset,
         piece.buffer.subarray(0, piece.length),
+        () => this.#admit(ino, flight),
       );
       const listed = !fresh || this.#listed.has(handle);
       file.arrived(flight, Math.floor(piece.offset / master.chunkBytes), handle, listed);
@@ -264,6 +267,20 @@ export class WriteBack {
     } finally {
       file.slots.release(1);
     }
+  }
+
+  async #admit(ino: Ino, flight: Flight): Promise<void> {
+    const asked = this.#options.admit?.(ino);
+    if (asked) await asked;
+    if (flight.abandoned) throw new StatusError("io-error", "written under a lock that is lost");
+  }
+
+  /** The file may be others' now: what is not sent is lost, and its writers are told. */
+  abandon(ino: Ino): void {
+    const file = this.#files.get(ino);
+    if (!file) return;
+    this.#launch(ino, file);
+    for (const flight of file.flights) flight.abandoned = true;
   }
 
   /** The size and time that the master does not know yet. */

@@ -76,7 +76,8 @@ export class Kernel {
 
   #dropPages(ino: Ino): Promise<void> {
     const drop = this.#caches?.dropNode(ino, { pages: true }) ?? Promise.resolve();
-    const all: Promise<unknown> = Promise.allSettled([drop, this.#dropping.get(ino)]).then(() => {
+    const before = this.#dropping.get(ino);
+    const all: Promise<unknown> = Promise.allSettled([drop, before]).finally(() => {
       if (this.#dropping.get(ino) === all) this.#dropping.delete(ino);
     });
     this.#dropping.set(ino, all);

@@ -261,3 +261,31 @@ t.test("a chunk that the master has not heard of is committed before it is read"
   tt.equal(behind.commits.length, 1, "it knows of the chunk by now, whatever the old grant says");
   await back.settle(file);
 });
+
+t.test("what was written under a lock that is lost meanwhile is not sent", async (t) => {
+  const asked = new Deferred();
+  const sent: number[] = [];
+  const behind = new Behind({
+    admit: () => asked.promise,
+    writer: {
+      write: async (_ino, offset, _data, admit) => {
+        await admit?.();
+        sent.push(offset);
+        return { handle: chunkHandle(1), fresh: false };
+      },
+      sync: () => Promise.resolve(),
+    },
+  });
+  const { back } = behind;
+  const cursor = back.errors.cursor(file);
+  await back.write(file, 0, Buffer.from("on its way"), { cursor });
+  const flushed = outcome(back.flush(file, { cursor }));
+  await settled();
+  await back.write(file, 2 * mib, Buffer.from("collected"), { cursor });
+  back.abandon(file);
+  await back.write(file, 3 * mib, Buffer.from("later"), { cursor });
+  asked.resolve();
+  t.equal(await flushed, "io-error");
+  await back.settle(file);
+  t.same(sent, [3 * mib], "what is written after it is");
+});
