@@ -141,7 +141,8 @@ await t.test("a worker can end with a channel open", async (tt) => {
     const [device, peer] = addon.socketPair();
     const channel = addon.open(device, new Uint8Array(10_000), () => undefined);
     addon.start(channel);
-    require("node:worker_threads").parentPort.postMessage(addon.notify(channel, Buffer.from("x")));`;
+    const { parentPort } = require("node:worker_threads");
+    parentPort.postMessage(addon.notify(channel, Buffer.from("x")));`;
   for (let i = 0; i < 10; i++) {
     const worker = new Worker(program, { eval: true });
     const sent = await new Promise((resolve) => worker.once("message", resolve));

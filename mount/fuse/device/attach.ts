@@ -1,12 +1,11 @@
 import { closeSync, openSync } from "node:fs";
-import { writeFile } from "node:fs/promises";
 import { constants } from "node:os";
 import type { Clock } from "../../../common/clock.ts";
 import { UserError } from "../../../common/program.ts";
 import { type CommandResult, runCommand } from "../command.ts";
-import { mountAt, readMountTable } from "../mount-table.ts";
 import { checkAllowOther, prepareMountpoint, unmountDirectory } from "../mountpoint.ts";
 import { loadAddon } from "./addon.ts";
+import { Connection } from "./connection.ts";
 import { type Channel, DeviceChannel, systemErrorName } from "./channel.ts";
 import {
   type DeviceOptions,
@@ -21,9 +20,6 @@ const mountType = "fuse.gfs";
 const readBytesMax = 1 << 20;
 /** fusermount3 answers at once, unless what the mount point lies on hangs. */
 const helperMsMax = 30_000;
-/** Aborting is writing a byte, or umount(8) of a mount that answers nothing. */
-const abortMsMax = 10_000;
-
 export interface AttachOptions {
   mountpoint: string;
   /** What mount(8) and df(1) show as the source: HOST:PORT of the master, or `gfs`. */
@@ -69,9 +65,8 @@ export async function attach(options: AttachOptions, clock: Clock): Promise<Atta
   const unmount = ({ lazy }: { lazy: boolean }): Promise<void> =>
     unmountDirectory(mountpoint, { lazy, clock });
   try {
-    const connection = await connectionAt(mountpoint);
-    const abort = (): Promise<void> => abortConnection({ connection, mountpoint, clock });
-    const channel = new DeviceChannel(device, { clock, abort });
+    const connection = await Connection.at(mountpoint, clock);
+    const channel = new DeviceChannel(device, { clock, connection });
     return { channel, mountpoint, deadRemoved, session: parsed.session, unmount };
   } catch (error) {
     closeSync(device);
@@ -171,28 +166,5 @@ function mountRefusal(given: string, errno: number): string {
       return `${given}: the kernel refused the mount options`;
     default:
       return `${given}: mounting failed: ${systemErrorName(errno)}`;
-  }
-}
-
-/** The number of the FUSE connection in /sys/fs/fuse/connections: the minor number of st_dev. */
-async function connectionAt(mountpoint: string): Promise<string | undefined> {
-  return mountAt(await readMountTable(), mountpoint)?.device.split(":")[1];
-}
-
-/**
- * Ends the connection: by its file, if fusectl is mounted; else by a forced umount(8), which does
- * so before it finds that the mount is in use. Best effort: there is nothing else to try.
- */
-async function abortConnection(given: {
-  connection: string | undefined;
-  mountpoint: string;
-  clock: Clock;
-}): Promise<void> {
-  const { connection, mountpoint, clock } = given;
-  if (connection === undefined) return;
-  try {
-    await writeFile(`/sys/fs/fuse/connections/${connection}/abort`, "1", { flag: "r+" });
-  } catch {
-    await runCommand(["umount", "-f", mountpoint], { clock, limitMs: abortMsMax });
   }
 }

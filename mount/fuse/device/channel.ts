@@ -1,6 +1,7 @@
 import { constants } from "node:os";
 import { assert } from "../../../common/assert.ts";
 import { type Clock, sleep } from "../../../common/clock.ts";
+import type { Connection } from "./connection.ts";
 import { type Addon, type ChannelEvent, channelEvent, loadAddon, partsMax } from "./addon.ts";
 
 /** A connection to the kernel's FUSE client. */
@@ -55,11 +56,8 @@ const { ENODEV } = constants.errno;
 
 interface Environment {
   clock: Clock;
-  /**
-   * Ends the connection from outside, as /sys/fs/fuse/connections/N/abort does: all requests fail,
-   * and nothing in the kernel waits for an answer any more.
-   */
-  abort: () => Promise<void>;
+  /** Is aborted when closing takes too long, and released in the end. */
+  connection: Pick<Connection, "abort" | "release">;
 }
 
 /**
@@ -122,11 +120,13 @@ export class DeviceChannel implements Channel {
   }
 
   async #close(): Promise<void> {
-    const { clock, abort } = this.#environment;
+    const { clock, connection } = this.#environment;
     this.#addon.close(this.#channel);
-    if (await this.#endsWithin(clock)) return;
-    await abort();
-    await this.#endsWithin(clock);
+    if (!(await this.#endsWithin(clock))) {
+      await connection.abort();
+      await this.#endsWithin(clock);
+    }
+    connection.release();
   }
 
   async #endsWithin(clock: Clock): Promise<boolean> {
