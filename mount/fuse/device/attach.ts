@@ -7,12 +7,7 @@ import { checkAllowOther, prepareMountpoint, unmountDirectory } from "../mountpo
 import { loadAddon } from "./addon.ts";
 import { Connection } from "./connection.ts";
 import { type Channel, DeviceChannel, systemErrorName } from "./channel.ts";
-import {
-  type DeviceOptions,
-  helperOptions,
-  parseDeviceOptions,
-  type SessionOptions,
-} from "./options.ts";
+import { type DeviceOptions, helperOptions, parseDeviceOptions } from "./options.ts";
 
 /** The type in /proc/self/mountinfo: `fuse.` and what fstab says after it. */
 const mountType = "fuse.gfs";
@@ -37,8 +32,8 @@ export interface Attachment {
   mountpoint: string;
   /** A dead driver's mount was there and has been taken away. */
   deadRemoved: boolean;
-  /** Of the options that were given: what concerns the session with the kernel. */
-  session: SessionOptions;
+  /** From the option `max_readahead`. */
+  readAheadBytes: number | undefined;
   /** Unmounts from outside, while the channel is served. `busy` while it is in use, unless lazy. */
   unmount(options: { lazy: boolean }): Promise<void>;
 }
@@ -67,7 +62,7 @@ export async function attach(options: AttachOptions, clock: Clock): Promise<Atta
   try {
     const connection = await Connection.at(mountpoint, clock);
     const channel = new DeviceChannel(device, { clock, connection });
-    return { channel, mountpoint, deadRemoved, session: parsed.session, unmount };
+    return { channel, mountpoint, deadRemoved, readAheadBytes: parsed.readAheadBytes, unmount };
   } catch (error) {
     closeSync(device);
     await unmount({ lazy: true });

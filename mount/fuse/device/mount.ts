@@ -29,10 +29,11 @@ export async function mountDevice(
   { log, clock }: Environment,
 ): Promise<Mounted> {
   const { mountpoint, readOnly, allowOther, extra } = options;
-  const readAheadBytes = options.readAheadBytes ?? readAheadBytesDefault;
   const given = { mountpoint, source: "gfs", readOnly, allowOther, extra };
   const attachment = await attach(given, clock);
   const { channel } = attachment;
+  const readAheadBytes =
+    attachment.readAheadBytes ?? options.readAheadBytes ?? readAheadBytesDefault;
   if (attachment.deadRemoved) log.warn("mount.dead-removed", { mountpoint: attachment.mountpoint });
   const dispatcher = new Dispatcher({ fileSystem, channel, clock, log, readAheadBytes });
   dispatcher.start();
