@@ -55,10 +55,12 @@ await t.test("options become flags of mount(2)", (tt) => {
   tt.equal(flags, 1 | 2 | 8 | 128 | 1024);
   tt.equal(parseDeviceOptions(["ro", "sync", "rw", "async"], given).flags, 0, "the last counts");
   tt.equal(parseDeviceOptions([], { ...given, privileged: false }).flags, 2 | 4, "nosuid, nodev");
-  tt.equal(parseDeviceOptions(["max_readahead=65536"], given).readAheadBytes, 65_536);
+  const session = { uid: 4_294_967_294, umask: 0o27, maxBackground: 64 };
+  const parsed = parseDeviceOptions(["uid=4294967294", "umask=27", "max_background=64"], given);
+  tt.same(parsed.session, session);
   const others = parseDeviceOptions(["fsname=a:1", "context=x:y", "noatime", "lazytime"], given);
   tt.same(helperOptions(others), ["fsname=a:1", "subtype=gfs", "noatime", "context=x:y"]);
-  for (const wrong of ["bad", "ro=1", "uid=1", "max_readahead", "max_readahead=x", "fsname=a\\b"])
+  for (const wrong of ["bad", "ro=1", "uid", "uid=x", "uid=4294967295", "umask=8", "fsname=a\\b"])
     tt.throws(() => parseDeviceOptions([wrong], given), { name: "UserError" }, wrong);
   for (const option of ["suid", "dev"])
     tt.throws(() => parseDeviceOptions([option], { ...given, privileged: false }), {

@@ -253,6 +253,20 @@ await t.test(
   },
 );
 
+await t.test("mount options say whose every file is shown to be", async (tt) => {
+  const session = { uid: 11, gid: 12, umask: 0o77 };
+  const mount = await initialized(new FakeMount(new MemoryFileSystem(systemClock), session));
+  const { node, file } = await mount.create("x");
+  for (const { attr, data } of [
+    { attr: s.attrOut.attr, data: (await mount.fstat(node, file)).data },
+    { attr: s.entryOut.attr, data: (await mount.lookup(1, "x")).data },
+  ]) {
+    tt.equal(attr.uid.get(data, 0), 11);
+    tt.equal(attr.gid.get(data, 0), 12);
+    tt.equal(attr.mode.get(data, 0), 0o100600);
+  }
+});
+
 await t.test("xattrs: the size, the value, or ERANGE", async (tt) => {
   for (const without of [[], ["SETXATTR_EXT"]]) {
     const mount = new FakeMount(new MemoryFileSystem(systemClock));

@@ -5,6 +5,7 @@ import type { Log } from "../../common/log.ts";
 import { systemClock } from "../../common/os/clock.ts";
 import { Dispatcher } from "../../mount/fuse/device/dispatcher.ts";
 import { FUSE_GETATTR_FH } from "../../mount/fuse/device/flags.ts";
+import type { SessionOptions } from "../../mount/fuse/device/options.ts";
 import * as s from "../../mount/fuse/device/structures.ts";
 import { type Answer, FakeKernel, structure } from "./fake-kernel.ts";
 import { MemoryFileSystem } from "./memory-filesystem.ts";
@@ -35,10 +36,10 @@ export class FakeMount<F extends MemoryFileSystem = MemoryFileSystem> {
   readonly fileSystem: F;
   readonly dispatcher: Dispatcher;
 
-  constructor(fileSystem: F) {
+  constructor(fileSystem: F, session: SessionOptions = {}) {
     this.fileSystem = fileSystem;
     const { kernel: channel, log } = this;
-    const options = { channel, log, clock: systemClock, readAheadBytes: 1 << 20 };
+    const options = { channel, log, clock: systemClock, session };
     this.dispatcher = new Dispatcher({ fileSystem, ...options });
     this.dispatcher.start();
   }

@@ -7,7 +7,12 @@ import { checkAllowOther, prepareMountpoint, unmountDirectory } from "../mountpo
 import { loadAddon } from "./addon.ts";
 import { Connection } from "./connection.ts";
 import { type Channel, DeviceChannel, systemErrorName } from "./channel.ts";
-import { type DeviceOptions, helperOptions, parseDeviceOptions } from "./options.ts";
+import {
+  type DeviceOptions,
+  helperOptions,
+  parseDeviceOptions,
+  type SessionOptions,
+} from "./options.ts";
 
 /** The type in /proc/self/mountinfo: `fuse.` and what fstab says after it. */
 const mountType = "fuse.gfs";
@@ -32,8 +37,8 @@ export interface Attachment {
   mountpoint: string;
   /** A dead driver's mount was there and has been taken away. */
   deadRemoved: boolean;
-  /** From the option `max_readahead`. */
-  readAheadBytes: number | undefined;
+  /** Of the options that were given: what concerns the session with the kernel. */
+  session: SessionOptions;
   /** Unmounts from outside, while the channel is served. `busy` while it is in use, unless lazy. */
   unmount(options: { lazy: boolean }): Promise<void>;
 }
@@ -62,7 +67,7 @@ export async function attach(options: AttachOptions, clock: Clock): Promise<Atta
   try {
     const connection = await Connection.at(mountpoint, clock);
     const channel = new DeviceChannel(device, { clock, connection });
-    return { channel, mountpoint, deadRemoved, readAheadBytes: parsed.readAheadBytes, unmount };
+    return { channel, mountpoint, deadRemoved, session: parsed.session, unmount };
   } catch (error) {
     closeSync(device);
     await unmount({ lazy: true });

@@ -8,6 +8,7 @@ import { KernelCacheControl } from "./caches.ts";
 import type { Channel } from "./channel.ts";
 import { type Agreement, negotiate } from "./init.ts";
 import { opcodes } from "./opcodes.ts";
+import type { SessionOptions } from "./options.ts";
 import { OpenTable } from "./open-table.ts";
 import { type Handler, handlersFor } from "./operations/all.ts";
 import { Busy, References } from "./references.ts";
@@ -25,8 +26,8 @@ export interface DispatcherOptions {
   channel: Channel;
   clock: Clock;
   log: Log;
-  /** How far the kernel may read ahead of a sequential reader; see `negotiate`. */
-  readAheadBytes: number;
+  /** What the user has asked for, as mount options. */
+  session: SessionOptions;
 }
 
 /**
@@ -57,10 +58,10 @@ export class Dispatcher {
 
   constructor(options: DispatcherOptions) {
     this.#options = options;
-    const { channel } = options;
+    const { channel, session } = options;
     // What is answered after the end was not delivered: it is given back at once.
     const reply: Channel["reply"] = (parts) => (this.#ended ? -ENODEV : channel.reply(parts));
-    this.#replies = new Replies({ reply });
+    this.#replies = new Replies({ reply }, session);
     this.#references = new References(options.fileSystem);
     this.#open = new OpenTable(options.fileSystem);
     this.ready = new Promise((resolve, reject) => {
@@ -232,8 +233,8 @@ export class Dispatcher {
     if (message.length < headerBytes + request.byteLength)
       return this.#refuse(message, code, "it is too short");
     if (this.#session !== undefined) return this.#refuse(message, code, "it comes twice");
-    const { fileSystem, channel, clock, log, readAheadBytes } = this.#options;
-    const negotiation = negotiate(message, { readAheadBytes });
+    const { fileSystem, channel, clock, log, session } = this.#options;
+    const negotiation = negotiate(message, session);
     if (negotiation.outcome === "refused") {
       this.#replies.error(uniqueOf(message), EPROTO);
       this.#end(negotiation.error);

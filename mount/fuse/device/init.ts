@@ -2,6 +2,7 @@
 
 import { UserError } from "../../../common/program.ts";
 import { type InitFlag, initFlags } from "./flags.ts";
+import type { SessionOptions } from "./options.ts";
 import { inHeader, initExtIn, initIn, initOut } from "./structures.ts";
 
 /** The version that is spoken; with an older kernel, the kernel's. */
@@ -16,9 +17,9 @@ const pageBytes = 4096;
 /** The largest READ and WRITE. The kernel allows 256 pages (/proc/sys/fs/fuse/max_pages_limit). */
 export const requestBytesMax = 1 << 20;
 /** Readahead and the like under way: as many as keep a few chunk servers busy. */
-const maxBackground = 64;
-/** From here on the kernel takes its writeback for congested and starts no more readahead. */
-const congestionThreshold = 48;
+const maxBackgroundDefault = 64;
+/** From this share on the kernel takes its writeback for congested and starts no readahead. */
+const congestionShare = 0.75;
 
 /**
  * What is asked for, where the kernel has it.
@@ -32,11 +33,12 @@ const congestionThreshold = 48;
  *   as the inode happens to be cached.
  *
  * Left out: WRITEBACK_CACHE (other mounts would learn sizes late); HANDLE_KILLPRIV, the first
- * version of the above; splicing, which a read into one buffer does not need.
+ * version of the above; splicing, which a read into one buffer does not need; ASYNC_DIO, with which
+ * no signal would end a process that waits for its O_DIRECT read or write.
  */
 const wanted: readonly InitFlag[] = [
   ...(["ASYNC_READ", "POSIX_LOCKS", "ATOMIC_O_TRUNC", "BIG_WRITES", "DONT_MASK"] as const),
-  ...(["FLOCK_LOCKS", "DO_READDIRPLUS", "READDIRPLUS_AUTO", "ASYNC_DIO"] as const),
+  ...(["FLOCK_LOCKS", "DO_READDIRPLUS", "READDIRPLUS_AUTO"] as const),
   ...(["PARALLEL_DIROPS", "POSIX_ACL", "MAX_PAGES", "CACHE_SYMLINKS"] as const),
   ...(["EXPLICIT_INVAL_DATA", "HANDLE_KILLPRIV_V2", "SETXATTR_EXT", "INIT_EXT"] as const),
   ...(["DIRECT_IO_ALLOW_MMAP", "NO_EXPORT_SUPPORT"] as const),
@@ -56,13 +58,18 @@ export type Negotiation =
   | { outcome: "refused"; error: UserError };
 
 /**
- * Answers FUSE_INIT, a message whose header has been checked. Of `readAheadBytes` the kernel takes
- * no more than what it offers (128 KiB by default); for more there is `raiseReadAhead`.
+ * How far to read ahead of a sequential reader unless an option says otherwise: four of the largest
+ * requests, so that the next are on their way while one is being copied. FUSE_INIT can only lower
+ * what the kernel begins with, 128 KiB; for more there is `raiseReadAhead`.
  */
-export function negotiate(
-  message: Buffer,
-  { readAheadBytes }: { readAheadBytes: number },
-): Negotiation {
+const readAheadBytesDefault = 4 << 20;
+
+export function readAheadBytes({ maxReadahead }: SessionOptions): number {
+  return maxReadahead ?? readAheadBytesDefault;
+}
+
+/** Answers FUSE_INIT, a message whose header has been checked. */
+export function negotiate(message: Buffer, options: SessionOptions): Negotiation {
   const at = inHeader.byteLength;
   const theirs = { major: initIn.major.get(message, at), minor: initIn.minor.get(message, at) };
   const reply = Buffer.alloc(initOut.byteLength);
@@ -80,11 +87,13 @@ export function negotiate(
   }
   const flags = new Set(offered(message).filter((flag) => wanted.includes(flag)));
   const [low, high] = flagWords(flags);
-  initOut.maxReadahead.set(reply, 0, readAheadBytes);
+  initOut.maxReadahead.set(reply, 0, readAheadBytes(options));
   initOut.flags.set(reply, 0, low);
   initOut.flags2.set(reply, 0, high);
+  const maxBackground = options.maxBackground ?? maxBackgroundDefault;
+  const congestion = options.congestionThreshold ?? Math.ceil(maxBackground * congestionShare);
   initOut.maxBackground.set(reply, 0, maxBackground);
-  initOut.congestionThreshold.set(reply, 0, congestionThreshold);
+  initOut.congestionThreshold.set(reply, 0, congestion);
   initOut.maxWrite.set(reply, 0, requestBytesMax);
   initOut.timeGran.set(reply, 0, 1); // Nanoseconds.
   initOut.maxPages.set(reply, 0, requestBytesMax / pageBytes);

@@ -5,13 +5,7 @@ import type { FileSystem, Mounted, MountOptions } from "../filesystem.ts";
 import { mountAt, readMountTable } from "../mount-table.ts";
 import { attach } from "./attach.ts";
 import { Dispatcher } from "./dispatcher.ts";
-
-/**
- * How far the kernel reads ahead of a sequential reader: four of the largest requests, so that the
- * next are on their way while one is being copied. The kernel's default of 128 KiB would make one
- * small request after the other of it.
- */
-const readAheadBytesDefault = 4 << 20;
+import { readAheadBytes } from "./init.ts";
 
 interface Environment {
   log: Log;
@@ -25,17 +19,15 @@ interface Environment {
  */
 export async function mountDevice(
   fileSystem: FileSystem,
-  options: MountOptions & { readAheadBytes?: number },
+  options: MountOptions,
   { log, clock }: Environment,
 ): Promise<Mounted> {
   const { mountpoint, readOnly, allowOther, extra } = options;
   const given = { mountpoint, source: "gfs", readOnly, allowOther, extra };
   const attachment = await attach(given, clock);
-  const { channel } = attachment;
-  const readAheadBytes =
-    attachment.readAheadBytes ?? options.readAheadBytes ?? readAheadBytesDefault;
+  const { channel, session } = attachment;
   if (attachment.deadRemoved) log.warn("mount.dead-removed", { mountpoint: attachment.mountpoint });
-  const dispatcher = new Dispatcher({ fileSystem, channel, clock, log, readAheadBytes });
+  const dispatcher = new Dispatcher({ fileSystem, channel, clock, log, session });
   dispatcher.start();
   try {
     const { minor, flags } = await dispatcher.ready;
@@ -46,7 +38,7 @@ export async function mountDevice(
     await dispatcher.ended;
     throw error;
   }
-  await raiseReadAhead(attachment.mountpoint, readAheadBytes, log);
+  await raiseReadAhead(attachment.mountpoint, readAheadBytes(session), log);
   return {
     unmounted: dispatcher.ended,
     unmount: async ({ lazy }) => {

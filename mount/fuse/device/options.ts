@@ -47,11 +47,31 @@ const labels = new Set(["context", "fscontext", "defcontext", "rootcontext"]);
 /** No comma, which separates options, and no backslash, which fusermount3 takes as an escape. */
 const text = /^[^,\\\0\n]{1,200}$/;
 
-/** How far the kernel may be told to read ahead. */
-const readAheadBytesMax = 1 << 30;
+/** What the session with the kernel is asked to do; each is absent unless it was given. */
+export interface SessionOptions {
+  /** Show every file as owned by these, whoever owns it. */
+  uid?: number;
+  gid?: number;
+  /** Permission bits that no file shows. */
+  umask?: number;
+  /** Background requests (readahead, asynchronous writes) that the kernel has in flight at most. */
+  maxBackground?: number;
+  congestionThreshold?: number;
+  /** Bytes. */
+  maxReadahead?: number;
+}
 
-/** What libfuse does itself: it shows other owners and rights, or says so in FUSE_INIT. */
-const ofLibfuse = new Set(["uid", "gid", "umask", "max_background", "congestion_threshold"]);
+/** The highest user id; the number above it means "none" (chown(2)). */
+const idMax = 0xffff_fffe;
+
+const sessionOptions = new Map<string, { key: keyof SessionOptions; max: number; octal?: true }>([
+  ["uid", { key: "uid", max: idMax }],
+  ["gid", { key: "gid", max: idMax }],
+  ["umask", { key: "umask", max: 0o777, octal: true }],
+  ["max_background", { key: "maxBackground", max: 65_535 }], // 16 bits in FUSE_INIT's reply.
+  ["congestion_threshold", { key: "congestionThreshold", max: 65_535 }],
+  ["max_readahead", { key: "maxReadahead", max: 1 << 30 }],
+]);
 
 export interface DeviceOptions {
   /** Flags of mount(2). */
@@ -59,8 +79,7 @@ export interface DeviceOptions {
   source: string;
   /** The kernel's own options, for the end of mount(2)'s data. */
   data: readonly string[];
-  /** From `max_readahead`. */
-  readAheadBytes?: number;
+  session: SessionOptions;
 }
 
 /**
@@ -72,7 +91,7 @@ export function parseDeviceOptions(
   { source, privileged }: { source: string; privileged: boolean },
 ): DeviceOptions {
   let flags = privileged ? 0 : flag.nosuid | flag.nodev;
-  const parsed: Omit<DeviceOptions, "flags"> & { data: string[] } = { source, data: [] };
+  const parsed = { source, data: new Array<string>(), session: {} as SessionOptions };
   for (const option of options) {
     const [name, value] = splitOption(option);
     const opposite = opposites.get(name);
@@ -100,21 +119,19 @@ function isFlag(name: string): name is Flag {
 }
 
 function takeValue(
-  parsed: Omit<DeviceOptions, "flags"> & { data: string[] },
+  parsed: { source: string; data: string[]; session: SessionOptions },
   name: string,
   value: string | undefined,
 ): void {
-  if (ofLibfuse.has(name))
-    throw new UserError(`mount option '${name}' is for --binding fuse-native only`);
-  const number = name === "max_readahead";
-  if (!number && !labels.has(name) && name !== "fsname")
+  const known = sessionOptions.get(name);
+  if (!known && !labels.has(name) && name !== "fsname")
     throw new UserError(`unknown mount option '${name}'`);
   if (value === undefined) throw new UserError(`mount option '${name}' needs a value`);
-  const good = number
-    ? /^\d{1,10}$/.test(value) && Number(value) <= readAheadBytesMax
-    : text.test(value);
-  if (!good) throw new UserError(`mount option '${name}=${value}' has a wrong value`);
-  if (number) parsed.readAheadBytes = Number(value);
+  const digits = known?.octal ? /^[0-7]{1,4}$/ : /^\d{1,10}$/;
+  const number = Number.parseInt(value, known?.octal ? 8 : 10);
+  if (known ? !digits.test(value) || number > known.max : !text.test(value))
+    throw new UserError(`mount option '${name}=${value}' has a wrong value`);
+  if (known) parsed.session[known.key] = number;
   else if (name === "fsname") parsed.source = value;
   else parsed.data.push(`${name}=${value}`);
 }

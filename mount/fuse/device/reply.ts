@@ -5,6 +5,7 @@ import type { Entry, FileLock, NodeAttr, Opened, Statfs } from "../filesystem.ts
 import type { Channel } from "./channel.ts";
 import { lockTypes } from "./flags.ts";
 import type { Fields, Sized } from "./layout.ts";
+import type { SessionOptions } from "./options.ts";
 import type { Request } from "./request.ts";
 import * as s from "./structures.ts";
 
@@ -73,8 +74,11 @@ export class Replies {
   readonly #size = scratch(s.getxattrOut);
   readonly #head = Buffer.alloc(headerBytes);
 
-  constructor(channel: Pick<Channel, "reply">) {
+  readonly #show: (attr: NodeAttr) => NodeAttr;
+
+  constructor(channel: Pick<Channel, "reply">, options: SessionOptions) {
     this.#channel = channel;
+    this.#show = shownAs(options);
   }
 
   /** `errno`: positive. */
@@ -91,7 +95,7 @@ export class Replies {
   }
 
   entry(request: Request, entry: Entry, valid: Validity): number {
-    putEntry(this.#entry.bytes, headerBytes, s.entryOut, entry, valid);
+    this.putEntry(this.#entry.bytes, headerBytes, s.entryOut, entry, valid);
     return this.#send(request, this.#entry);
   }
 
@@ -106,7 +110,7 @@ export class Replies {
   attr(request: Request, attr: NodeAttr, validMs: number): number {
     const { bytes } = this.#attr;
     putSeconds(bytes, headerBytes, s.attrOut.attrValid, s.attrOut.attrValidNsec, validMs);
-    putAttr(bytes, headerBytes, s.attrOut.attr, attr);
+    putAttr(bytes, headerBytes, s.attrOut.attr, this.#show(attr));
     return this.#send(request, this.#attr);
   }
 
@@ -117,7 +121,7 @@ export class Replies {
   }
 
   created(request: Request, made: Entry & Opened, valid: Validity, flags: number): number {
-    putEntry(this.#create.bytes, headerBytes, s.createOut.entry, made, valid);
+    this.putEntry(this.#create.bytes, headerBytes, s.createOut.entry, made, valid);
     putOpened(this.#create.bytes, s.createOut.open, made.file, flags);
     return this.#send(request, this.#create);
   }
@@ -173,6 +177,20 @@ export class Replies {
     return this.#channel.reply([this.#head, ...pieces]);
   }
 
+  /** Node numbers are never used twice (`FileSystem`), so the generation stays 0. */
+  putEntry(
+    bytes: Buffer,
+    base: number,
+    fields: EntryFields,
+    { node, attr }: Entry,
+    valid: Validity,
+  ): void {
+    fields.nodeid.set(bytes, base, node);
+    putSeconds(bytes, base, fields.entryValid, fields.entryValidNsec, valid.names);
+    putSeconds(bytes, base, fields.attrValid, fields.attrValidNsec, valid.attributes);
+    putAttr(bytes, base, fields.attr, this.#show(attr));
+  }
+
   #send(request: Unique, { bytes, parts }: Scratch): number {
     s.outHeader.uniqueLow.set(bytes, 0, request.uniqueLow);
     s.outHeader.uniqueHigh.set(bytes, 0, request.uniqueHigh);
@@ -180,24 +198,21 @@ export class Replies {
   }
 }
 
+/** The mount options uid, gid and umask: what every file is shown with, whoever owns it. */
+function shownAs({ uid, gid, umask }: SessionOptions): (attr: NodeAttr) => NodeAttr {
+  if (uid === undefined && gid === undefined && umask === undefined) return (attr) => attr;
+  return (attr) => ({
+    ...attr,
+    uid: uid ?? attr.uid,
+    gid: gid ?? attr.gid,
+    mode: attr.mode & ~(umask ?? 0),
+  });
+}
+
 /** Which request is answered. */
 export interface Unique {
   readonly uniqueLow: number;
   readonly uniqueHigh: number;
-}
-
-/** Node numbers are never used twice (`FileSystem`), so the generation stays 0. */
-export function putEntry(
-  bytes: Buffer,
-  base: number,
-  fields: EntryFields,
-  { node, attr }: Entry,
-  valid: Validity,
-): void {
-  fields.nodeid.set(bytes, base, node);
-  putSeconds(bytes, base, fields.entryValid, fields.entryValidNsec, valid.names);
-  putSeconds(bytes, base, fields.attrValid, fields.attrValidNsec, valid.attributes);
-  putAttr(bytes, base, fields.attr, attr);
 }
 
 function putOpened(bytes: Buffer, fields: OpenFields, file: number, flags: number): void {

@@ -4,7 +4,6 @@ import type { Cursor } from "../cursor.ts";
 import { FUSE_FSYNC_FDATASYNC } from "../flags.ts";
 import { requestBytesMax } from "../init.ts";
 import { roundUp } from "../layout.ts";
-import { putEntry } from "../reply.ts";
 import type { Request } from "../request.ts";
 import { type AnyOperation, operation, plain, type Session, validityOf } from "../session.ts";
 import * as s from "../structures.ts";
@@ -123,7 +122,7 @@ class Lister {
 
   /** `adopted` becomes the list of nodes that the kernel is given. */
   #putEntries(request: Request, cursor: Cursor, { entries }: DirectoryPage, adopted: Node[]): void {
-    const { fileSystem, references } = this.#session;
+    const { fileSystem, references, replies } = this.#session;
     // What may be out of date is listed, but not believed: names are then looked up.
     const known = this.#plus && !cursor.outdated;
     let count = 0;
@@ -137,7 +136,7 @@ class Lister {
         references.add(entry.node);
         adopted.push(entry.node);
         const valid = validityOf(this.#session, request.node, entry.node);
-        putEntry(this.#bytes, this.#end, s.direntplus.entry, entry, valid);
+        replies.putEntry(this.#bytes, this.#end, s.direntplus.entry, entry, valid);
       } else {
         // A node of 0: the kernel lists the name and will look it up.
         this.#bytes.fill(0, this.#end, this.#end + this.#dirent);
