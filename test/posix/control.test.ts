@@ -21,6 +21,7 @@ async function runIn(parent: string): Promise<Map<string, Outcome>> {
   }
 }
 
+t.setTimeout(900_000);
 const disk = await runIn("/var/tmp");
 const hasTmpfs = statfsSync("/dev/shm").type === tmpfsMagic;
 const memory = hasTmpfs ? await runIn("/dev/shm") : disk;

@@ -88,7 +88,8 @@ export class SyscallError extends Error {
   }
 }
 
-export class Process {
+/** A process that runs syscalls.py. */
+export class Helper {
   readonly #child: ChildProcess;
   readonly #waiting: { call: string; settle: (answer: Answer) => void }[] = [];
   readonly exited: Promise<void>;
@@ -126,18 +127,6 @@ export class Process {
     if (this.#running) this.#child.kill(name);
   }
 
-  async kill(): Promise<void> {
-    this.signal("SIGKILL");
-    await this.exited;
-  }
-
-  /** Whether it waits in the system call of this name now: "fcntl" or "flock". */
-  waitsIn(call: "fcntl" | "flock"): boolean {
-    const numbers = { x64: { fcntl: 72, flock: 73 }, arm64: { fcntl: 25, flock: 32 } };
-    const number = numbers[process.arch === "arm64" ? "arm64" : "x64"][call];
-    return readFileSync(`/proc/${this.pid}/syscall`, "utf8").startsWith(`${number} `);
-  }
-
   /** One call of syscalls.py. A `SyscallError` if the kernel refuses, an Error if it is wrong. */
   request<T>(call: string, ...args: readonly unknown[]): Promise<T> {
     const shown = `${call}(${args.map((arg) => shorten(arg)).join(", ")})`;
@@ -153,6 +142,48 @@ export class Process {
         typeof value === "bigint" ? String(value) : value;
       this.#child.stdin?.write(`${JSON.stringify([call, ...args], write)}\n`);
     });
+  }
+}
+
+/** A helper as one case has it: in the case's directory, with credentials, until the case ends. */
+export class Process {
+  readonly helper: Helper;
+  #left = false;
+
+  constructor(helper: Helper) {
+    this.helper = helper;
+  }
+
+  get pid(): number {
+    return this.helper.pid;
+  }
+
+  signal(name: NodeJS.Signals): void {
+    this.helper.signal(name);
+  }
+
+  async kill(): Promise<void> {
+    this.signal("SIGKILL");
+    await this.helper.exited;
+  }
+
+  /** After this a case that is still at work reaches nothing: its paths lead elsewhere now. */
+  leave(): Promise<null> {
+    this.#left = true;
+    return this.helper.request("leave");
+  }
+
+  /** Whether it waits in the system call of this name now: "fcntl" or "flock". */
+  waitsIn(call: "fcntl" | "flock"): boolean {
+    const numbers = { x64: { fcntl: 72, flock: 73 }, arm64: { fcntl: 25, flock: 32 } };
+    const number = numbers[process.arch === "arm64" ? "arm64" : "x64"][call];
+    return readFileSync(`/proc/${this.pid}/syscall`, "utf8").startsWith(`${number} `);
+  }
+
+  /** A call that has no method of its own here. */
+  request<T>(call: string, ...args: readonly unknown[]): Promise<T> {
+    if (this.#left) return Promise.reject(new Error(`${call}: the case is over`));
+    return this.helper.request(call, ...args);
   }
 
   // --- files ---

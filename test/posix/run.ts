@@ -14,7 +14,7 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { type Case, type Context, type Who, rootUser } from "./case.ts";
 import { themes } from "./list.ts";
-import { Process } from "./process.ts";
+import { Helper, Process } from "./process.ts";
 
 export interface Outcome {
   /** "theme: name". */
@@ -36,28 +36,27 @@ interface Place {
 /** The processes of all cases: kept, as starting one takes longer than most cases. */
 class Processes {
   /** Where they start: outside the mount, which may hang. */
-  readonly home: string;
-  readonly #idle: Process[] = [];
+  readonly #home: string;
+  readonly #idle: Helper[] = [];
   readonly #used = new Set<Process>();
 
   constructor(home: string) {
-    this.home = home;
+    this.#home = home;
   }
 
   async enter(directory: string, who: Who): Promise<Process> {
-    const process = this.#idle.pop() ?? new Process(this.home);
+    const helper = this.#idle.pop() ?? new Helper(this.#home);
+    const process = new Process(helper);
     this.#used.add(process);
-    await process.request("enter", directory, who.uid, who.gid, who.groups ?? []);
+    await helper.request("enter", directory, who.uid, who.gid, who.groups ?? []);
     return process;
   }
 
   /** Ends what they hold, so that the case's directory can be removed. */
   async leave(): Promise<void> {
-    for (const process of this.#used) {
-      if (!process.running) continue;
-      await process.request("leave");
-      this.#idle.push(process);
-    }
+    const used = [...this.#used].filter(({ helper }) => helper.running);
+    await Promise.all(used.map((process) => process.leave()));
+    this.#idle.push(...used.map(({ helper }) => helper));
     this.#used.clear();
   }
 
@@ -69,7 +68,7 @@ class Processes {
 
   close(): void {
     this.abandon();
-    for (const process of this.#idle) process.signal("SIGKILL");
+    for (const helper of this.#idle) helper.signal("SIGKILL");
   }
 }
 
@@ -77,6 +76,13 @@ const isRoot = process.getuid?.() === 0;
 
 /** Directories and processes are made as root where the runner is root. */
 const runner: Who = isRoot ? rootUser : { uid: process.getuid?.() ?? 0, gid: 0 };
+
+/**
+ * A case that has failed leaves what it had started in parallel, which then fails too; one that
+ * does so before its end has forgotten to wait.
+ */
+let endCase: (error: unknown) => void = () => undefined;
+process.on("unhandledRejection", (error) => endCase(error));
 
 async function runCase(name: string, test: Case, place: Place, processes: Processes) {
   const started = performance.now();
@@ -86,6 +92,7 @@ async function runCase(name: string, test: Case, place: Place, processes: Proces
   };
   if (test.needs === "root" && !isRoot) return ended("skip", "needs root");
   const limit = timeLimit(test.secondsMax ?? secondsMaxDefault);
+  endCase = limit.end;
   try {
     await Promise.race([attempt(test, place, processes), limit.over]);
     return ended("pass");
@@ -111,14 +118,23 @@ async function attempt(test: Case, place: Place, processes: Processes): Promise<
   await test.run(context);
 }
 
-function timeLimit(seconds: number): { over: Promise<never>; clear: () => void } {
-  let timer: NodeJS.Timeout | undefined;
+interface TimeLimit {
+  /** Rejects when the time is over. */
+  readonly over: Promise<never>;
+  /** Ends it now. */
+  end(error: unknown): void;
+  clear(): void;
+}
+
+function timeLimit(seconds: number): TimeLimit {
+  let end: (error: unknown) => void = () => undefined;
   const over = new Promise<never>((_, reject) => {
-    const late = (): void => reject(new Error(`not done after ${seconds} s`));
-    timer = setTimeout(late, seconds * 1_000);
+    end = reject;
   });
   over.catch(() => undefined);
-  return { over, clear: () => clearTimeout(timer) };
+  const late = (): void => end(new Error(`not done after ${seconds} s`));
+  const timer = setTimeout(late, seconds * 1_000);
+  return { over, end, clear: () => clearTimeout(timer) };
 }
 
 /** All cases whose names contain one of `picks`, or all. */

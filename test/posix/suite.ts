@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url";
 import { describe, quote, shell } from "../support/process-shell.ts";
+import { themes } from "./list.ts";
 import type { Outcome } from "./run.ts";
 
 /** Runs the POSIX cases in a process of their own and turns their outcomes into tap's. */
@@ -20,13 +21,14 @@ interface Test {
 export async function runCases(directory: string, other = directory): Promise<Outcome[]> {
   const command = [process.execPath, runner, directory, "--other", other].map(quote).join(" ");
   const result = await shell(`exec ${command}`, { timeoutMs: runMsMax });
-  if (result.timedOut || (result.code !== 0 && result.code !== 1)) {
-    throw new Error(describe(command, result));
-  }
-  return result.out
+  const outcomes = result.out
     .split("\n")
     .filter((line) => line !== "")
     .map((line) => JSON.parse(line) as Outcome);
+  const count = themes.reduce((sum, { cases }) => sum + cases.length, 0);
+  const whole = new Set(outcomes.map(({ name }) => name)).size === count;
+  if (!whole) throw new Error(`only ${outcomes.length} of ${count}: ${describe(command, result)}`);
+  return outcomes;
 }
 
 /**
