@@ -28,6 +28,9 @@ export interface Outcome {
 /** A case takes less than a second on a local disk; a slow mount on a busy machine, far longer. */
 const secondsMaxDefault = 60;
 
+/** Comparisons print the bytes that they compared: the start of these is enough. */
+const reasonCharsMax = 1_000;
+
 interface Place {
   directory: string;
   other: string;
@@ -97,7 +100,8 @@ async function runCase(name: string, test: Case, place: Place, processes: Proces
     await Promise.race([attempt(test, place, processes), limit.over]);
     return ended("pass");
   } catch (error) {
-    return ended("fail", error instanceof Error ? error.message : String(error));
+    const reason = error instanceof Error ? error.message : String(error);
+    return ended("fail", reason.slice(0, reasonCharsMax));
   } finally {
     // What a failed case left running may still wait for something.
     const left = timeLimit(5);
