@@ -6,16 +6,18 @@ import { join } from "node:path";
 import yargs from "yargs";
 import { hideBin } from "yargs/helpers";
 import { type Address, formatAddress, masterAddressDefault } from "../common/address.ts";
-import { createLog } from "../common/log.ts";
+import { createLog, type Log } from "../common/log.ts";
 import { systemClock } from "../common/os/clock.ts";
 import { lmdbFileFault } from "../common/os/lmdb-file.ts";
 import { systemDisk } from "../common/os/disk.ts";
+import { systemJournalDirectory } from "../common/os/journal-file.ts";
 import { releaseVersion } from "../common/os/version.ts";
 import { addressFrom, runMain, terminationSignal, UserError } from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
 import { listen } from "../protocol/websocket.ts";
 import { Master } from "./master.ts";
-import { openLmdbStore } from "./store/lmdb.ts";
+import { openJournaledStore } from "./store/journaled.ts";
+import { openLmdbBase } from "./store/lmdb.ts";
 import type { Store } from "./store/store.ts";
 
 const chunkMiBDefault = 64;
@@ -61,7 +63,7 @@ function parseArguments(): Arguments {
 }
 
 /** Refuses a directory that something else lives in, before anything is written to it. */
-async function openData(data: string): Promise<Store> {
+async function openData(data: string, log: Log): Promise<Store> {
   try {
     mkdirSync(data, { recursive: true });
     accessSync(data, constants.R_OK | constants.W_OK | constants.X_OK);
@@ -83,8 +85,11 @@ async function openData(data: string): Promise<Store> {
     throw new UserError(`--data ${data}: data.mdb is damaged: ${fault}: restore it from a backup`);
   }
   try {
-    return openLmdbStore(data);
+    const base = openLmdbBase(data);
+    const directory = systemJournalDirectory(data);
+    return await openJournaledStore({ base, directory, clock: systemClock, log, uuid: randomUUID });
   } catch (error) {
+    if (error instanceof UserError) throw new UserError(`--data ${data}: ${error.message}`);
     const reason = error instanceof Error ? error.message : String(error);
     throw new UserError(`--data ${data}: the metadata cannot be opened: ${reason}`);
   }
@@ -93,7 +98,7 @@ async function openData(data: string): Promise<Store> {
 await runMain("gfs-master", async () => {
   const { address, data, chunkBytes } = parseArguments();
   const log = createLog("gfs-master", process.env["GFS_LOG"] ?? "info");
-  const store = await openData(data);
+  const store = await openData(data, log);
   const master = new Master({
     store,
     clock: systemClock,

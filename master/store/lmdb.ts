@@ -1,54 +1,79 @@
 import { open, type Database, type RootDatabase } from "lmdb";
 import { must } from "../../common/assert.ts";
-import { StatusError } from "../../protocol/status.ts";
-import { type Row, type Store, type StoreWriter, type Table, tableNames } from "./store.ts";
+import type { BaseStore } from "./base.ts";
+import type { Change } from "./batch.ts";
+import { type Row, type Table, tableNames } from "./store.ts";
+
+/** Not one of the master's tables: what the journal needs to know of this file. */
+const journalTable = "journal";
+const markKey = Buffer.from("mark");
+/** The hidden table of tables counts, and so do `journalTable` and a spare. */
+const databasesMax = tableNames.length + 3;
+
+type Binary = Database<Buffer, Buffer>;
 
 /**
- * The store on disk. LMDB keeps the last commit whole whatever happens (copy-on-write pages, two
- * roots). A commit includes its fdatasync; the caller puts many operations into one (group commit).
+ * The base on disk. LMDB keeps the last commit whole whatever happens (copy-on-write pages, two
+ * roots). Writes of one turn of the event loop are one commit, made by another thread, which
+ * includes its fdatasync.
  */
-export function openLmdbStore(path: string): Store {
+export function openLmdbBase(path: string): BaseStore {
+  const binary = { keyEncoding: "binary", encoding: "binary" } as const;
   const root: RootDatabase<Buffer, Buffer> = open({
     path,
-    maxDbs: tableNames.length + 1,
+    maxDbs: databasesMax,
     noMemInit: false,
     // The default of 126 readers is for many processes; here is one.
     maxReaders: 16,
     overlappingSync: false,
-    keyEncoding: "binary",
-    encoding: "binary",
+    ...binary,
   });
-  const tables = new Map<Table, Database<Buffer, Buffer>>();
-  for (const name of tableNames) {
-    tables.set(
-      name,
-      root.openDB<Buffer, Buffer>({ name, keyEncoding: "binary", encoding: "binary" }),
-    );
-  }
-  const table = (name: Table): Database<Buffer, Buffer> => must(tables.get(name), "table");
+  const tables = new Map<Table, Binary>();
+  for (const name of tableNames) tables.set(name, root.openDB({ name, ...binary }));
+  const journal: Binary = root.openDB({ name: journalTable, ...binary });
+  const table = (name: Table): Binary => must(tables.get(name), "table");
 
-  const writer: StoreWriter = {
+  return {
     get: (name, key) => table(name).getBinary(key),
+    has: (name, key) => table(name).doesExist(key),
     range: (name, bounds) => rangeOf(table(name), bounds),
     count: (name) => countOf(table(name)),
-    put: (name, key, value) => void table(name).putSync(key, value),
-    remove: (name, key) => void table(name).removeSync(key),
-  };
-  return {
-    ...writer,
-    write: (work) => {
-      try {
-        return root.transactionSync(() => work(writer));
-      } catch (cause) {
-        throw storeFailure(cause);
-      }
+    get marked() {
+      return journal.getBinary(markKey);
     },
+    apply: (_site, changes) => committed(changes.map((change) => written(table, change))),
+    mark: (_site, bytes) => committed([journal.put(markKey, bytes)]),
     close: () => root.close(),
   };
 }
 
+function written(table: (name: Table) => Binary, change: Change): Promise<boolean> {
+  const { key, value } = change;
+  return value === undefined
+    ? table(change.table).remove(key)
+    : table(change.table).put(key, value);
+}
+
+/** Rejects with the reason why the commit failed, which lmdb hands out apart from the failure. */
+async function committed(writes: readonly Promise<boolean>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(new Set(writes));
+  const failed = outcomes.find((outcome) => outcome.status === "rejected");
+  if (!failed) return;
+  const failure: unknown = failed.reason;
+  if (!(failure instanceof Error) || !("commitError" in failure)) throw failure;
+  const reason = (failure.commitError as Promise<never>).catch((error: unknown) => error);
+  throw (await Promise.race([reason, nextTurn()])) ?? failure;
+}
+
+/** By then the reason has arrived, if there is one. */
+function nextTurn(): Promise<undefined> {
+  return new Promise((resolve) => {
+    setImmediate(() => resolve(undefined));
+  });
+}
+
 function* rangeOf(
-  database: Database<Buffer, Buffer>,
+  database: Binary,
   bounds: { from: Buffer; to?: Buffer | undefined; limit?: number },
 ): Iterable<Row> {
   const rows = database.getRange({
@@ -59,19 +84,7 @@ function* rangeOf(
   for (const { key, value } of rows) yield { key, value };
 }
 
-function countOf(database: Database<Buffer, Buffer>): number {
+function countOf(database: Binary): number {
   const stats: unknown = database.getStats();
   return stats && typeof stats === "object" && "entryCount" in stats ? Number(stats.entryCount) : 0;
-}
-
-/** What went wrong on the disk, as a status; everything else is passed on as it is. */
-function storeFailure(cause: unknown): unknown {
-  if (!(cause instanceof Error)) return cause;
-  if (/no space|ENOSPC|MDB_MAP_FULL/i.test(cause.message)) {
-    return new StatusError("no-space", "the master's disk is full", { cause });
-  }
-  if (/input\/output error|EIO\b/i.test(cause.message)) {
-    return new StatusError("io-error", `the master's disk: ${cause.message}`, { cause });
-  }
-  return cause;
 }

@@ -31,6 +31,9 @@ export function createMemoryStore(): Store {
         throw error;
       }
     },
+    synced: () => Promise.resolve(),
+    syncNow: () => undefined,
+    ready: () => undefined,
     close: () => Promise.resolve(),
   };
 }

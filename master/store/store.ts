@@ -1,6 +1,6 @@
 /**
  * Where the master keeps its state: ordered tables of bytes, changed in atomic commits. Two
- * implementations: LMDB for life (`lmdb.ts`), memory for tests (`memory.ts`).
+ * implementations: a journal over LMDB for life (`journaled.ts`), memory for tests (`memory.ts`).
  */
 
 /** One name per table; `tables.ts` says what is in each. */
@@ -44,10 +44,20 @@ export interface StoreWriter extends StoreReader {
 
 export interface Store extends StoreReader {
   /**
-   * Runs `work` on a writer that sees its own changes. When it returns, all of them are committed
-   * and on disk; when it throws, none is. Runs one at a time.
+   * Runs `work` on a writer that sees its own changes. When it returns, all of them are committed:
+   * they survive the end of this process; when it throws, none is. Runs one at a time.
    */
   write<T>(work: (writer: StoreWriter) => T): T;
+  /**
+   * Resolves when everything committed before the call is on the disk: it survives the end of
+   * power. Rejects with `io-error` when the disk failed to say so, and from then on.
+   */
+  synced(): Promise<void>;
+  /** As `synced`, while everything waits: for what is rare. */
+  syncNow(): void;
+  /** Undefined, or resolves when there is room for further commits: the disk is behind. */
+  ready(): Promise<void> | undefined;
+  /** Everything is on the disk when it resolves. */
   close(): Promise<void>;
 }
 

@@ -1,18 +1,18 @@
 import fc from "fast-check";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import t from "tap";
-import { openLmdbStore } from "../../master/store/lmdb.ts";
 import { createMemoryStore } from "../../master/store/memory.ts";
 import { prefixEnd, type Store } from "../../master/store/store.ts";
+import { openRealStore } from "../support/journaled-store.ts";
 
 /** Both stores behave the same: the one that tests use, and the one that keeps the data. */
 const directory = mkdtempSync(join(tmpdir(), "gfs-store-"));
 let opened = 0;
-const kinds: [string, () => Store][] = [
+const kinds: [string, () => Store | Promise<Store>][] = [
   ["memory", createMemoryStore],
-  ["LMDB", () => openLmdbStore(join(directory, `db${(opened += 1)}`))],
+  ["journal and LMDB", () => openRealStore(join(directory, `db${(opened += 1)}`))],
 ];
 t.teardown(() => rmSync(directory, { recursive: true, force: true }));
 
@@ -24,7 +24,7 @@ const rows = (store: Store, bounds: { from: Buffer; to?: Buffer; limit?: number 
 
 for (const [kind, open] of kinds) {
   t.test(`${kind}: rows come in byte order, within their bounds, and stay valid`, async (t) => {
-    const store = open();
+    const store = await open();
     store.write((writer) => {
       for (const key of ["b", "a\xff", "a", "a\x00", "c", "\xff"]) {
         writer.put("entry", bytes(key), bytes(`v${key}`));
@@ -51,7 +51,7 @@ for (const [kind, open] of kinds) {
   });
 
   t.test(`${kind}: a write that throws leaves nothing, one that returns leaves all`, async (t) => {
-    const store = open();
+    const store = await open();
     store.write((writer) => writer.put("meta", bytes("kept"), bytes("1")));
     const fails = (): void =>
       store.write((writer) => {
@@ -68,12 +68,16 @@ for (const [kind, open] of kinds) {
   });
 }
 
-t.test("LMDB: what was written is there after reopening", async (t) => {
+t.test("a master that is stopped leaves everything in data.mdb", async (t) => {
   const path = join(directory, "again");
-  const first = openLmdbStore(path);
+  const first = await openRealStore(path);
   first.write((writer) => writer.put("inode", bytes("k"), bytes("v")));
   await first.close();
-  const second = openLmdbStore(path);
+  t.same(
+    readdirSync(path).filter((name) => name.startsWith("journal")),
+    [],
+  );
+  const second = await openRealStore(path);
   t.equal(second.get("inode", bytes("k"))?.toString(), "v");
   await second.close();
 });
