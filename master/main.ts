@@ -16,6 +16,7 @@ import { addressFrom, runMain, terminationSignal, UserError } from "../common/pr
 import { StatusError } from "../protocol/status.ts";
 import { listen } from "../protocol/websocket.ts";
 import { Master } from "./master.ts";
+import type { SyncMode } from "./namespace/committer.ts";
 import { openJournaledStore } from "./store/journaled.ts";
 import { openLmdbBase } from "./store/lmdb.ts";
 import type { Store } from "./store/store.ts";
@@ -27,6 +28,7 @@ interface Arguments {
   address: Address;
   data: string;
   chunkBytes: number;
+  sync: SyncMode;
 }
 
 function parseArguments(): Arguments {
@@ -42,6 +44,13 @@ function parseArguments(): Arguments {
       type: "number",
       default: chunkMiBDefault,
       describe: "MiB per chunk; fixed when the filesystem is made",
+    })
+    .option("sync", {
+      choices: ["batch", "always"] as const,
+      default: "batch" as const,
+      describe:
+        "answer a change when it survives kill -9 (batch; power loss within a second, or by " +
+        "fsync), or when it survives power loss (always)",
     })
     .version(releaseVersion())
     .strict()
@@ -59,7 +68,8 @@ function parseArguments(): Arguments {
   if (!Number.isInteger(mib) || mib < 1 || mib > chunkMiBMax || (mib & (mib - 1)) !== 0) {
     throw new UserError(`--chunk-size: a power of two from 1 to ${chunkMiBMax} MiB, not ${mib}`);
   }
-  return { address, data: parsed.data, chunkBytes: mib * 1024 * 1024 };
+  const { data, sync } = parsed;
+  return { address, data, chunkBytes: mib * 1024 * 1024, sync };
 }
 
 /** Refuses a directory that something else lives in, before anything is written to it. */
@@ -96,7 +106,7 @@ async function openData(data: string, log: Log): Promise<Store> {
 }
 
 await runMain("gfs-master", async () => {
-  const { address, data, chunkBytes } = parseArguments();
+  const { address, data, chunkBytes, sync } = parseArguments();
   const log = createLog("gfs-master", process.env["GFS_LOG"] ?? "info");
   const store = await openData(data, log);
   const master = new Master({
@@ -107,6 +117,7 @@ await runMain("gfs-master", async () => {
     uuid: randomUUID,
     version: releaseVersion(),
     chunkBytes,
+    sync,
     owner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 },
   });
   master.address = formatAddress(address);

@@ -12,7 +12,7 @@ import { Chunks } from "./chunks/chunks.ts";
 import { Fleet } from "./fleet/fleet.ts";
 import { FleetService } from "./fleet/inventory.ts";
 import { openFormat } from "./format.ts";
-import { Committer } from "./namespace/committer.ts";
+import { Committer, type SyncMode } from "./namespace/committer.ts";
 import { NamespaceReader } from "./namespace/ops/read.ts";
 import { FileService } from "./service/files.ts";
 import { handlersFor } from "./service/handlers.ts";
@@ -62,6 +62,7 @@ export class Master {
     version: string;
     chunkBytes: number;
     owner: { uid: number; gid: number };
+    sync?: SyncMode;
   }) {
     const { store, clock, log } = options;
     this.#store = store;
@@ -78,7 +79,9 @@ export class Master {
     const { cluster, chunkBytes } = format;
     this.cluster = cluster;
     this.chunkBytes = chunkBytes;
-    const committer = (this.committer = new Committer(store, clock));
+    const committer = (this.committer = new Committer(store, clock, {
+      sync: options.sync ?? "batch",
+    }));
     const reader = (this.reader = new NamespaceReader(store, chunkBytes));
     const fleet = (this.fleet = new Fleet(clock));
     const sessions = (this.sessions = new Sessions({ ...options, committer }));
@@ -127,6 +130,7 @@ export class Master {
     // A snapshot that was under way when the master stopped may have fenced servers at the next
     // epoch.
     await this.committer.run((txn) => this.committer.raiseEpoch(txn));
+    await this.committer.synced();
     const { signal } = this.#tasks;
     this.#tasks.every("reclaim", reclaimMs, async () => {
       const damaged = (error: unknown): void => this.#log.error("reclaim.damaged", { error });

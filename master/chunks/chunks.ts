@@ -170,6 +170,8 @@ export class Chunks {
       });
       switch (plan.kind) {
         case "granted":
+          // What shared the chunk until a moment ago could come back with the next loss of power.
+          await this.#committer.unshared();
           return plan.grant;
         case "wait":
           break;

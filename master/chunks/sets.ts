@@ -45,8 +45,9 @@ export type CopyTo = (
  * date whatever its version (it may have carried out an order whose answer was lost).
  *
  * What takes several steps for one chunk runs under that chunk's lock. Each step can be repeated,
- * so a crash in between does no harm: at worst servers have a version above the record's, which is
- * adopted when they report.
+ * so a crash in between does no harm: at worst servers have the version after the record's, which
+ * is adopted when they report. That holds for a loss of power too, since what an order follows from
+ * is on the disk before it is sent, and a new version is before anybody may write under it.
  */
 export class ChunkSets {
   /** Members of sets that are known to be up to date: they have reported, or were told. */
@@ -144,6 +145,7 @@ export class ChunkSets {
   ): Promise<readonly ServerId[]> {
     const chunk = this.find(handle);
     if (!chunk) throw changedMeanwhile();
+    await this.#committer.synced();
     const doubtful = this.unsettled.of(handle);
     const servers = doubt === "exclude" ? wanted.filter((id) => !doubtful.has(id)) : wanted;
     const newVersion = chunkVersion(chunk.version + 1);
@@ -161,6 +163,7 @@ export class ChunkSets {
       const present = doubt === "keep" ? set.filter((id) => !doubtful.has(id)) : set;
       txn.afterCommit(() => this.locations.set(handle, present));
     });
+    await this.#committer.synced();
     this.#log.event("chunk.raised", { handle, version: newVersion, servers: set });
     return set;
   }
@@ -329,13 +332,21 @@ export class ChunkSets {
   /** A copy from `makeCopy` is on record now, or else not wanted. */
   copyMade(copy: CutCopy, used: boolean): void {
     this.#making.delete(copy.handle);
-    if (!used) this.discard(copy.handle, copy.servers);
+    if (used) return;
+    // When the disk fails, nobody knows whether it is on record.
+    this.#committer.syncedSoon().then(
+      () => this.discard(copy.handle, copy.servers),
+      () => undefined,
+    );
   }
 
-  /** Nobody refers to the chunk any more: servers are told with their next heartbeat. */
+  /**
+   * Nobody refers to the chunk any more, and that is on the disk: servers are told with their next
+   * heartbeat.
+   */
   discard(handle: ChunkHandle, servers: readonly ServerId[]): void {
     for (const id of new Set([...this.present(handle), ...servers])) {
-      this.#fleet.get(id)?.removals.add(handle);
+      this.#fleet.get(id)?.removals.set(handle, "due");
     }
     this.locations.set(handle, []);
   }

@@ -34,8 +34,11 @@ export interface ChunkServer {
   lastSeenMs: number;
   /** True once its inventory is complete: what it did not list, it does not have. */
   inventoried: boolean;
-  /** Chunks it has to delete, told with the next heartbeat. */
-  readonly removals: Set<ChunkHandle>;
+  /**
+   * Chunks it has to delete: told with the next heartbeat when they are due. The others wait for
+   * the disk to have the reason.
+   */
+  readonly removals: Map<ChunkHandle, "waiting" | "due">;
   /** Chunks placed on it since its last heartbeat. */
   recent: number;
 }
@@ -148,7 +151,7 @@ export class Fleet {
       connection: undefined,
       lastSeenMs: this.#clock.nowMs(),
       inventoried: false,
-      removals: new Set(),
+      removals: new Map(),
       recent: 0,
     };
   }

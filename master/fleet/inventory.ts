@@ -105,7 +105,12 @@ export class FleetService {
       if (!(await this.#isUnwanted(server.id, report))) continue;
       remove.push(report.handle);
       // Until the server says that it is done, it gets no new replica of this chunk.
-      server.removals.add(report.handle);
+      if (!server.removals.has(report.handle)) server.removals.set(report.handle, "waiting");
+    }
+    // Why it has to delete chunks, and that some are in doubt, which it says once only.
+    await this.#committer.synced();
+    for (const handle of remove) {
+      if (server.removals.has(handle)) server.removals.set(handle, "due");
     }
     if (params.last) this.#complete(server, unmentioned);
     return { remove };
@@ -176,7 +181,8 @@ export class FleetService {
     server.usage = usageOf(params);
     server.recent = 0;
     for (const handle of params.removed) server.removals.delete(handle);
-    const remove = [...server.removals].slice(0, chunksPerPageMax);
+    const due = [...server.removals].filter(([, state]) => state === "due");
+    const remove = due.slice(0, chunksPerPageMax).map(([handle]) => handle);
     return { remove, epoch: this.#committer.fencedEpoch };
   }
 

@@ -40,9 +40,20 @@ interface Queued {
 }
 
 /**
+ * When an operation is answered: `batch`, when it survives the end of this process, and is on the
+ * disk within a second or when somebody syncs; `always`, when it is on the disk (P2, GFS §2.6.3).
+ */
+export type SyncMode = "batch" | "always";
+
+/**
  * The one place where state changes. Operations queue up and are run in order; all that wait go
  * into one commit (group commit), and each is answered after it. An operation that fails leaves
  * nothing behind and does not disturb the others in its group.
+ *
+ * The master alone may lose its last second with the power, so what cannot be taken back outside of
+ * it waits for the disk: ids are given out from blocks that are on it, chunks are deleted on their
+ * servers and written in place only when that they are not shared any more is on it (`onGarbage`,
+ * `unshared`), and what else goes to chunk servers waits for `synced` where it is sent.
  */
 export class Committer {
   readonly store: Store;
@@ -54,26 +65,30 @@ export class Committer {
   readonly ids = new Ids();
   readonly snapshots = new SnapshotIndex();
   readonly #clock: Clock;
+  readonly #syncMode: SyncMode;
   #epoch: Epoch;
   readonly #queue: Queued[] = [];
   #scheduled = false;
   #groupEndsHere = false;
+  /** Set while a commit that ended the sharing of chunks is not on the disk: the last such one. */
+  #unshared: Promise<void> | undefined;
   /** Called after a commit with what it changed, and for which session. */
   onCommit: (touched: Touched, session: SessionId | undefined) => Promise<void> | undefined = () =>
     undefined;
-  /** Called after a commit for each chunk that nobody refers to any more. */
+  /** Called when chunks that nobody refers to any more can be deleted: that is on the disk. */
   onGarbage: (garbage: Txn["garbage"]) => void = () => undefined;
 
-  constructor(store: Store, clock: Clock) {
+  constructor(store: Store, clock: Clock, options: { sync: SyncMode } = { sync: "batch" }) {
     this.store = store;
     this.#clock = clock;
+    this.#syncMode = options.sync;
     const stored = store.get("meta", epochKey);
     this.#epoch = toEpoch(stored ? Number(decodeCbor(stored).value) : 1);
     this.fencedEpoch = this.#epoch;
     this.ids.load(store);
     this.snapshots.load(store);
-    const reserved = store.write((writer) => this.ids.reserve(writer));
-    reserved();
+    // This also puts on the disk what a new store was made with.
+    this.ids.reserve(store);
   }
 
   /** The epoch in which records are written now; every snapshot raises it. */
@@ -82,7 +97,7 @@ export class Committer {
   }
 
   /**
-   * Runs `work` as one atomic operation and resolves with its result once that is on disk. With
+   * Runs `work` as one atomic operation and resolves with its result once that is committed. With
    * `request`, a result that was committed before for the same request is returned instead of
    * running `work` again; it must then be something that CBOR can carry.
    */
@@ -97,8 +112,26 @@ export class Committer {
       });
       if (this.#scheduled) return;
       this.#scheduled = true;
-      setImmediate(() => this.#commitGroup());
+      setImmediate(() => this.#begin());
     });
+  }
+
+  /** Resolves when everything that was committed before the call is on the disk. */
+  synced(): Promise<void> {
+    return this.store.synced();
+  }
+
+  /** As `synced`, without hurrying the disk. */
+  syncedSoon(): Promise<void> {
+    return this.store.syncedSoon();
+  }
+
+  /**
+   * Resolves when no chunk counts as the only one's of a file while the disk still has it shared.
+   * Undefined if that is so now.
+   */
+  unshared(): Promise<void> | undefined {
+    return this.#unshared && this.store.synced();
   }
 
   /** Raises the epoch inside `txn`; what runs after it writes in the new one. */
@@ -117,11 +150,19 @@ export class Committer {
     this.#groupEndsHere = true;
   }
 
+  #begin(): void {
+    const ready = this.store.ready();
+    if (!ready) return this.#commitGroup();
+    // Whether there is room then is seen by the commit.
+    const commit = (): void => this.#commitGroup();
+    ready.then(commit, commit);
+  }
+
   #commitGroup(): void {
     const group: { queued: Queued; outcome: Outcome }[] = [];
     try {
-      const reserved = this.store.write((writer) => {
-        const confirm = this.ids.reserve(writer);
+      this.ids.reserve(this.store);
+      this.store.write((writer) => {
         this.#groupEndsHere = false;
         while (this.#queue.length > 0 && group.length < groupMax && !this.#groupEndsHere) {
           const queued = this.#queue.shift();
@@ -137,9 +178,7 @@ export class Committer {
           group.push({ queued, outcome });
           if (outcome.kind === "done") outcome.after = txn.apply(writer);
         }
-        return confirm;
       });
-      reserved();
     } catch (error) {
       // Nothing was committed. If not even the first could be tried, trying again is no use now.
       const failed = group.length > 0 ? group.map(({ queued }) => queued) : this.#queue.splice(0);
@@ -147,21 +186,42 @@ export class Committer {
       group.length = 0;
     }
     this.#scheduled = this.#queue.length > 0;
-    if (this.#scheduled) setImmediate(() => this.#commitGroup());
-    for (const { queued, outcome } of group) this.#finish(queued, outcome);
+    if (this.#scheduled) setImmediate(() => this.#begin());
+    const synced = this.#syncMode === "always" && group.length > 0 ? this.synced() : undefined;
+    for (const { queued, outcome } of group) this.#finish(queued, outcome, synced);
+    // Also when nobody in the group waits for it.
+    synced?.catch(() => undefined);
   }
 
-  #finish(queued: Queued, outcome: Outcome): void {
-    if (outcome.kind === "failed") return queued.reject(outcome.error);
-    if (outcome.kind === "known") return queued.resolve(outcome.value);
-    for (const action of outcome.after) action();
-    const { txn } = outcome;
-    if (txn.garbage.length > 0) this.onGarbage(txn.garbage);
-    const touched = txn.touched;
-    const any = touched.inos.size + touched.gone.size + touched.entries.length > 0;
-    const told = any ? this.onCommit(touched, queued.origin) : undefined;
-    if (!told) return queued.resolve(outcome.value);
-    told.then(() => queued.resolve(outcome.value), queued.reject);
+  #finish(queued: Queued, outcome: Outcome, synced: Promise<void> | undefined): void {
+    const waits = [synced];
+    if (outcome.kind === "done") {
+      for (const action of outcome.after) action();
+      const { txn } = outcome;
+      this.#whenSynced(txn);
+      const { touched } = txn;
+      const any = touched.inos.size + touched.gone.size + touched.entries.length > 0;
+      if (any) waits.push(this.onCommit(touched, queued.origin));
+    }
+    const answer = (): void => {
+      if (outcome.kind === "failed") queued.reject(outcome.error);
+      else queued.resolve(outcome.value);
+    };
+    const due = waits.filter((wait) => wait !== undefined);
+    if (due.length === 0) return answer();
+    Promise.all(due).then(answer, queued.reject);
+  }
+
+  /** What must not get ahead of the disk. (If that fails, it never happens: a restart finds it.) */
+  #whenSynced({ garbage, unshares }: Txn): void {
+    if (garbage.length === 0 && !unshares) return;
+    const synced = this.syncedSoon();
+    if (unshares) this.#unshared = synced;
+    const act = (): void => {
+      if (this.#unshared === synced) this.#unshared = undefined;
+      if (garbage.length > 0) this.onGarbage(garbage);
+    };
+    synced.then(act, () => undefined);
   }
 }
 

@@ -1,6 +1,6 @@
 import { assert } from "../../common/assert.ts";
 import { decodeCbor, encodeCbor } from "../../protocol/codec.ts";
-import type { StoreReader, StoreWriter } from "../store/store.ts";
+import type { Store, StoreReader } from "../store/store.ts";
 
 export const counters = ["ino", "handle", "session", "server"] as const;
 export type Counter = (typeof counters)[number];
@@ -37,24 +37,28 @@ export class Ids {
   }
 
   next(counter: Counter): number {
-    const id = this.#next.get(counter) ?? firstIds[counter];
+    const id = this.#nextOf(counter);
     assert(id < this.limit(counter), "ids are reserved before they are used");
     this.#next.set(counter, id + 1);
     return id;
   }
 
-  /** Reserves further ids as part of a commit. Returns what to do once it has succeeded. */
-  reserve(writer: StoreWriter): () => void {
-    const ends = new Map<Counter, number>();
-    for (const counter of counters) {
-      const next = this.#next.get(counter) ?? firstIds[counter];
-      if (next + lowIds <= this.limit(counter)) continue;
-      const end = next + blockIds;
-      writer.put("meta", metaKey(counter), encodeCbor(end));
-      ends.set(counter, end);
-    }
-    return () => {
-      for (const [counter, end] of ends) this.#reserved.set(counter, end);
-    };
+  /**
+   * Reserves further ids where they run low. An id is given out only when its block is on the disk:
+   * whatever else is lost with the power, a chunk server or a mount may have heard of it.
+   */
+  reserve(store: Pick<Store, "write" | "syncNow">): void {
+    const low = counters.filter((counter) => this.#nextOf(counter) + lowIds > this.limit(counter));
+    if (low.length === 0) return;
+    const ends = low.map((counter) => [counter, this.#nextOf(counter) + blockIds] as const);
+    store.write((writer) => {
+      for (const [counter, end] of ends) writer.put("meta", metaKey(counter), encodeCbor(end));
+    });
+    store.syncNow();
+    for (const [counter, end] of ends) this.#reserved.set(counter, end);
+  }
+
+  #nextOf(counter: Counter): number {
+    return this.#next.get(counter) ?? firstIds[counter];
   }
 }

@@ -218,11 +218,19 @@ export class Txn {
   dropReference(handle: ChunkHandle): void {
     const chunk = this.chunk(handle);
     assert(chunk.refs > 0, "a referenced chunk counts its references");
-    if (chunk.refs > 1) return this.putChunk(handle, { ...chunk, refs: chunk.refs - 1 });
+    if (chunk.refs > 1) {
+      this.unshares = true;
+      return this.putChunk(handle, { ...chunk, refs: chunk.refs - 1 });
+    }
     this.put("chunk", numberKey(handle), undefined);
     this.garbage.push({ handle, servers: chunk.servers });
   }
 
+  /**
+   * True when something stopped showing chunks that others show: they may be written in place now,
+   * but not before this is on the disk.
+   */
+  unshares = false;
   /** Chunks that lost their last reference here. */
   readonly garbage: { handle: ChunkHandle; servers: Chunk["servers"] }[] = [];
 

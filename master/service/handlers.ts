@@ -274,18 +274,23 @@ function serveFiles(handlers: Handlers, master: Master): void {
       await sessions.released(sessions.of(connection), params.inos);
       return {};
     })
-    .serve(namespace.commit, (params, { connection }) =>
-      mutateFor(
+    .serve(namespace.commit, async (params, { connection }) => {
+      const reply = await mutateFor(
         master,
         connection,
         params,
       )((txn) => {
         commitWrite(txn, params);
         return { attr: files.attr(txn, params.ino) };
-      }),
-    )
-    // Every commit is on disk before it is answered: there is nothing left to wait for.
-    .serve(namespace.sync, () => ({}))
+      });
+      // Also when the reply is that of an earlier try.
+      if (params.sync) await master.committer.synced();
+      return reply;
+    })
+    .serve(namespace.sync, async () => {
+      await master.committer.synced();
+      return {};
+    })
     .serve(namespace.share, (params, { connection }) => {
       liveEpoch(master, params.at);
       return mutateFor(
@@ -348,6 +353,7 @@ function serveSnapshots(handlers: Handlers, master: Master): void {
         dropSnapshot(txn, params.dir, params.name);
         committer.endGroup();
       });
+      await committer.synced();
       master.sweepSoon();
       return {};
     })
@@ -360,6 +366,7 @@ function serveSnapshots(handlers: Handlers, master: Master): void {
         renameSnapshot(txn, params.dir, Buffer.from(params.name), params.newName);
         committer.endGroup();
       });
+      await committer.synced();
       return {};
     });
 }

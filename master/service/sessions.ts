@@ -222,6 +222,8 @@ export class Sessions {
     await this.#committer.run((txn) =>
       txn.put("session", numberKey(id, 0), encodeReply({ secret, mountpoint, name })),
     );
+    // Without its session a mount could not go on after a restart of the master.
+    await this.#committer.synced();
     const session = this.#blank(id, { secret, mountpoint, name });
     this.#sessions.set(id, session);
     return session;

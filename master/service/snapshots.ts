@@ -70,6 +70,7 @@ export class SnapshotService {
         return { snapshot: shown(taken, unflushed) };
       }),
     );
+    await this.#committer.synced();
     const tookMs = Math.round(this.#clock.nowMs() - startedMs);
     this.#log.event("snapshot.taken", { dir: params.dir, epoch: reply.snapshot.epoch, tookMs });
     return reply;
@@ -95,9 +96,10 @@ export class SnapshotService {
   /**
    * Runs `work` when all chunk servers refuse the current epoch. Whatever comes of it, the master's
    * epoch is the servers' afterwards, or nobody could write any more. (A master that stops in
-   * between raises the epoch when it starts.)
+   * between raises the epoch when it starts, by one: so the last raise has to be on the disk first.)
    */
   async #fenced<T>(work: () => Promise<T>): Promise<T> {
+    await this.#committer.synced();
     const next = toEpoch(this.#committer.epoch + 1);
     // Servers that register meanwhile are told this one.
     this.#committer.fencedEpoch = next;

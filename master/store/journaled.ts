@@ -116,6 +116,7 @@ class JournaledStore {
       count: (table) => layers.count(table),
       write: (work) => this.#write(work),
       synced: () => this.#syncs.synced(),
+      syncedSoon: () => this.#syncs.syncedSoon(),
       syncNow: () => this.#syncNow(),
       ready: () => this.#ready(),
       close: () => this.#close(),

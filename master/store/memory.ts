@@ -32,6 +32,7 @@ export function createMemoryStore(): Store {
       }
     },
     synced: () => Promise.resolve(),
+    syncedSoon: () => Promise.resolve(),
     syncNow: () => undefined,
     ready: () => undefined,
     close: () => Promise.resolve(),

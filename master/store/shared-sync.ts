@@ -11,6 +11,8 @@ export class SharedSync {
   #running: { upTo: number; ended: Promise<void> } | undefined;
   #next: Promise<void> | undefined;
   #failure: StatusError | undefined;
+  /** They wait for a run that others ask for. */
+  #patient: { sequence: number; resolve: () => void; reject: (why: StatusError) => void }[] = [];
 
   /** `begin`: the last commit at this moment. `sync` puts everything up to it on the disk. */
   constructor(done: number, work: { begin: () => number; sync: () => Promise<void> }) {
@@ -40,13 +42,28 @@ export class SharedSync {
     return this.#next;
   }
 
-  /** Everything up to `sequence` has got to the disk in another way. */
+  /** As `synced`, with the next run that somebody else wants. */
+  syncedSoon(): Promise<void> {
+    const sequence = this.#work.begin();
+    if (this.#failure) return Promise.reject(this.#failure);
+    if (this.#done >= sequence) return Promise.resolve();
+    return new Promise((resolve, reject) => {
+      this.#patient.push({ sequence, resolve, reject });
+    });
+  }
+
+  /** Everything up to `sequence` is on the disk. */
   done(sequence: number): void {
     this.#done = Math.max(this.#done, sequence);
+    const served = this.#patient.filter((waiting) => waiting.sequence <= this.#done);
+    if (served.length === 0) return;
+    this.#patient = this.#patient.filter((waiting) => waiting.sequence > this.#done);
+    for (const { resolve } of served) resolve();
   }
 
   fail(failure: StatusError): StatusError {
     this.#failure ??= failure;
+    for (const { reject } of this.#patient.splice(0)) reject(failure);
     return failure;
   }
 

@@ -53,6 +53,8 @@ export interface Store extends StoreReader {
    * power. Rejects with `io-error` when the disk failed to say so, and from then on.
    */
   synced(): Promise<void>;
+  /** As `synced`, without hurrying the disk: within a second or so. */
+  syncedSoon(): Promise<void>;
   /** As `synced`, while everything waits: for what is rare. */
   syncNow(): void;
   /** Undefined, or resolves when there is room for further commits: the disk is behind. */

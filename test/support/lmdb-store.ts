@@ -51,6 +51,7 @@ export function openLmdbStore(path: string): Store {
       }
     },
     synced: () => Promise.resolve(),
+    syncedSoon: () => Promise.resolve(),
     syncNow: () => undefined,
     ready: () => undefined,
     close: () => root.close(),

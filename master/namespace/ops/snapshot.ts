@@ -30,6 +30,7 @@ export function takeSnapshot(txn: Txn, dir: Ino, name: Buffer): LiveSnapshot {
 export function dropSnapshot(txn: Txn, dir: Ino, name: Buffer): void {
   if (!txn.snapshots.find(dir, name)) throw new StatusError("not-found", "no such snapshot");
   txn.put("snapshot", nameKey(dir, name), undefined);
+  txn.unshares = true;
   txn.afterCommit(() => txn.snapshots.remove(dir, name));
 }
 
