@@ -47,6 +47,8 @@ export interface ConnectOptions {
   timeoutMs: number;
   /** List `.snapshots` in every directory. */
   showSnapshots: boolean;
+  /** Reading moves atime; not on a mount with noatime, or a read-only one. */
+  accessTimes: boolean;
   mountpoint: string;
   /** This machine's, for choosing the nearest replica; "" if unknown. */
   rack: string;
@@ -191,7 +193,7 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
       await master.read(release, () => ({ inos: inos() }));
     },
   });
-  const accesses = new AccessTimes({ clock, cache, master });
+  const accesses = new AccessTimes({ clock, cache, master, enabled: options.accessTimes });
   const parts = { master, cache, reader, writer, writeBack, tails, accesses, locks, files, kernel };
   return { ...parts, clock, log, showSnapshots, nodes: new Nodes(), pool };
 }

@@ -102,7 +102,10 @@ async function connectAndMount(settings: Settings, terminated: Promise<string>, 
   const clock = systemClock;
   const { mountpoint } = mount;
   const injected = { clock, log, random: Math.random, uuid: randomUUID };
-  const options = { master, soft, timeoutMs, showSnapshots, mountpoint, rack, ...injected };
+  const { extra, readOnly } = mount;
+  const accessTimes = !readOnly && extra.lastIndexOf("atime") >= extra.lastIndexOf("noatime");
+  const given = { master, soft, timeoutMs, showSnapshots, accessTimes, mountpoint, rack };
+  const options = { ...given, ...injected };
   const ended = terminated.then((signal): never => {
     throw new UserError(`${signal} before the mount`);
   });

@@ -28,8 +28,16 @@ export class AccessTimes {
   readonly #clock: Clock;
   readonly #cache: MetaCache;
   readonly #master: Pick<MasterClient, "read">;
+  readonly #enabled: boolean;
 
-  constructor(options: { clock: Clock; cache: MetaCache; master: Pick<MasterClient, "read"> }) {
+  /** `enabled` false: nothing is noted (noatime). */
+  constructor(options: {
+    clock: Clock;
+    cache: MetaCache;
+    master: Pick<MasterClient, "read">;
+    enabled: boolean;
+  }) {
+    this.#enabled = options.enabled;
     this.#clock = options.clock;
     this.#cache = options.cache;
     this.#master = options.master;
@@ -37,7 +45,7 @@ export class AccessTimes {
 
   /** The inode, which has these attributes, is being read. */
   note({ ino, atime, mtime, ctime }: Attr): void {
-    if (this.#noted.size >= notedMax) return;
+    if (!this.#enabled || this.#noted.size >= notedMax) return;
     const now = this.#clock.wallNs();
     const known = this.#noted.get(ino)?.atime ?? atime;
     if (known > mtime && known > ctime && now - known < staleNs) return;

@@ -76,7 +76,8 @@ export class LiveCluster {
   async mount(): Promise<LiveMount> {
     const mount = await connectFileSystem({
       master: this.#address,
-      ...{ soft: false, timeoutMs: 0, showSnapshots: false, mountpoint: "/live", rack: "" },
+      ...{ soft: false, timeoutMs: 0, showSnapshots: false, accessTimes: true },
+      ...{ mountpoint: "/live", rack: "" },
       ...{ clock: systemClock, log: silentLog, random: Math.random },
       uuid: () => this.#uuid(),
     });

@@ -12,7 +12,7 @@ interface Told {
   answer: Deferred<object>;
 }
 
-function setUp(now = 10n * day) {
+function setUp(now = 10n * day, enabled = true) {
   const at = { now };
   const told: Told[] = [];
   const cache = new MetaCache();
@@ -24,6 +24,7 @@ function setUp(now = 10n * day) {
   const accesses = new AccessTimes({
     clock: { ...clock, wallNs: () => at.now },
     cache,
+    enabled,
     master: { read: read as MasterClient["read"] },
   });
   return { at, told, cache, accesses };
@@ -52,6 +53,15 @@ t.test("reading moves atime after a change, and otherwise once a day", async (t)
     accesses.note(attr);
     t.equal(accesses.shown(attr).atime, moves ? now : atime, what);
   }
+});
+
+t.test("with noatime nothing moves", async (t) => {
+  const { accesses, told } = setUp(10n * day, false);
+  const attr = withTimes(1n, 1n, 1n);
+  accesses.note(attr);
+  t.equal(accesses.shown(attr).atime, 1n);
+  await accesses.tell();
+  t.equal(told.length, 0);
 });
 
 t.test("an access is shown at once, told later, and stays shown", async (t) => {
