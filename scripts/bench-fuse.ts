@@ -1,8 +1,8 @@
 /**
  * `npm run bench:fuse`: what the way through FUSE itself costs. The same filesystem, which answers
  * at once from memory, is mounted by either binding, and tmpfs through bindfs, a pass-through in C;
- * nothing may be cached in the kernel. Measured in turns, as a machine may be twice as busy a minute
- * later. Needs root, and bindfs (Debian: apt install bindfs) for its column.
+ * nothing may be cached in the kernel. Measured in turns, as a machine may well be twice as busy a
+ * minute later. Needs root, and bindfs (Debian: apt install bindfs) for its column.
  *
  * Where the programs run matters more than anything: on one CPU a request is a switch of processes,
  * on two it wakes up the other. `--cpus` says where, for all of them; the table repeats it.

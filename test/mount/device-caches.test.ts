@@ -1,4 +1,5 @@
 import t from "tap";
+import { sleep } from "../../common/clock.ts";
 import { systemClock } from "../../common/os/clock.ts";
 import { must } from "../../common/assert.ts";
 import type { Caller, Entry, KernelCaches, Node, OpenFile } from "../../mount/fuse/filesystem.ts";
@@ -154,10 +155,26 @@ await t.test("pages that are being read are not waited for, attributes are", asy
   tt.equal(await outcome(dropped), "waits");
   kernel.notifications[0]?.resolve(0);
   tt.equal(await outcome(dropped), "done");
-  tt.equal(kernel.notifications.length, 2);
   fileSystem.go();
   await reading;
+  await outcome(dropped);
+  tt.strictSame(
+    kernel.notifications.map(({ message }) => message.readBigInt64LE(24)),
+    [-1n, 0n],
+    "the attributes, and the pages when nobody reads them",
+  );
   tt.equal(await outcome(caches.dropNode(node, { pages: true })), "waits");
+});
+
+await t.test("pages of a file that is never idle are dropped too", async (tt) => {
+  const mount = await held();
+  const { caches, kernel } = mount;
+  const { node, file } = await mount.create("x");
+  void mount.read(node, file, 10);
+  await caches.dropNode(node, { pages: true });
+  await caches.dropNode(node, { pages: true });
+  while (kernel.notifications.length < 3) await sleep(systemClock, 10);
+  tt.equal(kernel.notifications[2]?.message.readBigInt64LE(24), 0n);
 });
 
 await t.test("everything: the epoch, and each node that the kernel knows", async (tt) => {

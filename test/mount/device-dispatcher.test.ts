@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import t from "tap";
 import { systemClock } from "../../common/os/clock.ts";
 import type { Caller, Entry, Node, OpenFile } from "../../mount/fuse/filesystem.ts";
@@ -231,6 +232,29 @@ await t.test("times of utimens are exact to the ns, before 1970 too", async (tt)
   tt.equal(attr.atimensec.get(data, 0), 999_999_999);
   tt.equal(attr.mtime.get(data, 0), 4_000_000_000);
   tt.equal(attr.mtimensec.get(data, 0), 1);
+});
+
+const second = 1_000_000_000n;
+
+await t.test("any time is told as it is", async (tt) => {
+  const mount = await fakeMount();
+  const { node } = await mount.create("x");
+  const limit = 2n ** 62n;
+  await fc.assert(
+    fc.asyncProperty(fc.bigInt({ min: -limit, max: limit }), fc.integer(), async (any, near) => {
+      // Just beside whole seconds is where rounding would show.
+      for (const mtime of [any, (any / second) * second + BigInt(near % 3)]) {
+        await mount.fileSystem.setattr(node, { mtime });
+        const { data } = await mount.kernel.ask("GETATTR", { node });
+        const seconds = BigInt(s.attrOut.attr.mtime.get(data, 0));
+        const nanoseconds = BigInt(s.attrOut.attr.mtimensec.get(data, 0));
+        if (nanoseconds >= second || seconds * second + nanoseconds !== mtime)
+          throw new Error(`${mtime} is told as ${seconds} s, ${nanoseconds} ns`);
+      }
+    }),
+    { numRuns: 1000 },
+  );
+  tt.pass("for all of them");
 });
 
 await t.test(

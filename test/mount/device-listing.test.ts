@@ -210,7 +210,8 @@ await t.test(
             const { entries } = await cursor.read(offset, nobody);
             const expected = [...present].filter((n) => n > behind).toSorted((a, b) => a - b);
             const got = entries.map(({ name }) => Number(name.toString()));
-            if (String(got) !== String(expected)) throw new Error(`${got} instead of ${expected}`);
+            if (String(got) !== String(expected))
+              throw new Error(`${String(got)} instead of ${String(expected)}`);
             const taken = got.slice(0, count);
             for (const n of taken) {
               offset = cursor.deliver(Buffer.from(String(n)));

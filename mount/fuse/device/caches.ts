@@ -1,5 +1,5 @@
 import { constants } from "node:os";
-import { type Clock, sleep } from "../../../common/clock.ts";
+import { type Clock, sleep, type Timer } from "../../../common/clock.ts";
 import type { Log } from "../../../common/log.ts";
 import type { KernelCaches, Node } from "../filesystem.ts";
 import type { Channel } from "./channel.ts";
@@ -23,6 +23,9 @@ const unknownMax = 20;
  * be told to drop one (see `KernelCacheControl`).
  */
 const namesMsMaxWithoutEpoch = 1000;
+
+/** So long a file may be read and written before the notification about its pages has to wait. */
+const postponedMsMax = 100;
 
 interface Environment {
   channel: Channel;
@@ -53,15 +56,19 @@ interface Environment {
  *   notification is on its way.
  * - Kernels without the epoch get the notification, but it is not waited for when the directory is
  *   busy; they believe names for a second at most, so an old one may still be seen for so long.
- * - Pages of a file that is being read or written are dropped as soon as that is done; it is not
- *   waited for. What such a READ was told may be seen until then, as if it had come a little
- *   earlier; attributes are dropped at once.
+ * - Pages of a file that is being read or written are dropped as soon as that is done, which is not
+ *   waited for: what such a READ was told may be seen until then, as if it had come a little
+ *   earlier. Attributes are dropped at once. Of a file that is never idle the notification is sent
+ *   after a while all the same, and waits in the kernel; until it is done it holds up those behind
+ *   it.
  */
 export class KernelCacheControl implements KernelCaches {
   readonly #environment: Environment;
   readonly #hasEpoch: boolean;
   /** Who waits for a notification about a name in the directory. */
   readonly #waiting = new Map<Node, Set<() => void>>();
+  /** Files whose pages are dropped once nobody reads or writes them. */
+  readonly #postponed = new Map<Node, Timer>();
   #ended = false;
 
   constructor(environment: Environment, { minor }: { minor: number }) {
@@ -89,8 +96,8 @@ export class KernelCacheControl implements KernelCaches {
     if (pages) open.dropListings(node);
     if (this.#ended || !references.has(node)) return;
     if (!pages || !busyPages.has(node)) return this.#dropInode(node, pages);
+    this.#postpone(node);
     await this.#dropInode(node, false);
-    void this.#send(invalInode(node, true));
   }
 
   async dropAll(): Promise<void> {
@@ -116,10 +123,27 @@ export class KernelCacheControl implements KernelCaches {
     for (const resolve of waiting) resolve();
   }
 
+  /** The last request has ended that read or wrote this file. */
+  becameIdle(file: Node): void {
+    const timer = this.#postponed.get(file);
+    if (timer === undefined) return;
+    timer.cancel();
+    this.#postponed.delete(file);
+    void this.#send(invalInode(file, true));
+  }
+
   /** The mount is gone: there is nothing to drop any more. */
   end(): void {
     this.#ended = true;
+    for (const timer of this.#postponed.values()) timer.cancel();
+    this.#postponed.clear();
     for (const waiting of this.#waiting.values()) for (const resolve of waiting) resolve();
+  }
+
+  #postpone(file: Node): void {
+    if (this.#postponed.has(file)) return;
+    const fire = (): void => this.becameIdle(file);
+    this.#postponed.set(file, this.#environment.clock.timer(postponedMsMax, fire));
   }
 
   #raiseEpoch(): void {

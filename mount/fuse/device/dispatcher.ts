@@ -155,10 +155,12 @@ export class Dispatcher {
     } catch (error) {
       this.#settle(request);
       this.#fail(handler, request, error);
+      this.#tellIdle(request);
       return;
     }
     this.#settle(request);
     this.#finish(handler, request, result);
+    this.#tellIdle(request);
   }
 
   #begin({ caches }: Session, request: Request): void {
@@ -180,6 +182,11 @@ export class Dispatcher {
     if (holds !== "names") return;
     this.#names.end(request.node);
     if (request.alsoHolds !== 0) this.#names.end(request.alsoHolds);
+  }
+
+  /** Called when the answer has been given: only then does the kernel let go of the pages. */
+  #tellIdle({ node, row }: Request): void {
+    if (row.holds === "pages" && !this.#pages.has(node)) this.#session?.caches.becameIdle(node);
   }
 
   #finish({ operation, row }: Handler, request: Request, result: unknown): void {
