@@ -1,5 +1,7 @@
+import { assert } from "../common/assert.ts";
 import type { Epoch, Ino } from "../protocol/id.ts";
 import {
+  copyRange,
   create,
   getxattr,
   link,
@@ -12,7 +14,6 @@ import {
   rmdir,
   setattr,
   setxattr,
-  share,
   symlink,
   unlink,
 } from "../protocol/methods/namespace.ts";
@@ -124,9 +125,20 @@ export class Restore {
     });
     const { ino } = made.attr;
     this.#linked.set(was.ino, ino);
-    if (was.size > 0) await this.#session.mutate(share, { source: was.ino, at: this.#at, ino });
+    await this.#contents(was, ino);
     await this.#attributes(was, ino);
     await this.#session.read(release, { inos: [ino] });
+  }
+
+  /** Gives an empty file the contents of another by sharing its chunks, some at a time. */
+  async #contents(was: Attr, ino: Ino): Promise<void> {
+    const source = { source: was.ino, at: this.#at };
+    for (let offset = 0; offset < was.size;) {
+      const range = { offset, targetOffset: offset, length: was.size - offset };
+      const { copied } = await this.#session.mutate(copyRange, { ...source, ino, ...range });
+      assert(copied > 0, "both files end at the same place");
+      offset += copied;
+    }
   }
 
   /** Owner, mode, attributes and, last, times. */

@@ -20,7 +20,14 @@ import { setAttributes } from "../namespace/ops/attributes.ts";
 import { attrOf, isRegular } from "../namespace/ops/common.ts";
 import { cutTail, needsCutCopy, truncate } from "../namespace/ops/contents.ts";
 import { createFile, createTmpfile } from "../namespace/ops/create.ts";
-import { contentsChanged, dropChunks, regular, shareChunks } from "../namespace/ops/ranges.ts";
+import {
+  contentsChanged,
+  dropChunks,
+  regular,
+  rowsPerStepMax,
+  shareChunks,
+  stepEnd,
+} from "../namespace/ops/ranges.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
 import { fileBytesMax } from "../../protocol/limits.ts";
 import { numberKey } from "../store/bytes.ts";
@@ -197,9 +204,33 @@ export class FileService {
     session: Session,
     mutate: Mutate,
   ): Promise<Attr> {
-    return this.#tails.exclusively(wanted.ino, session, () =>
-      insist(() => this.#trySetSize(wanted, mutate)),
-    );
+    return this.#tails.exclusively(wanted.ino, session, async () => {
+      await this.#shrinkInSteps(wanted, session);
+      return insist(() => this.#trySetSize(wanted, mutate));
+    });
+  }
+
+  /**
+   * All but the last step of cutting off very many chunks: from the end, so that each step is a
+   * truncation by itself.
+   */
+  async #shrinkInSteps({ ino, size }: { ino: Ino; size: number }, session: Session): Promise<void> {
+    const chunkBytes = this.#chunkBytes;
+    const origin = { session: session.id, seq: 0 };
+    if (this.#reader.inode(ino, undefined).chunks <= rowsPerStepMax) return;
+    const steps: number[] = [];
+    let first: number | undefined = Math.ceil(size / chunkBytes);
+    while (first !== undefined) {
+      const from: number = first;
+      first = stepEnd(this.#committer.store, ino, from);
+      if (first !== undefined) steps.unshift(first);
+    }
+    for (const step of steps) {
+      const end = step * chunkBytes;
+      await this.#committer.run((txn) => {
+        if (txn.inode(ino).size > end) truncate(txn, { ino, size: end, chunkBytes });
+      }, origin);
+    }
   }
 
   async #trySetSize(

@@ -12,7 +12,7 @@ import * as session from "../../protocol/methods/session.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Master } from "../master.ts";
 import { noteAccess } from "../namespace/ops/attributes.ts";
-import { commitWrite, shareContents } from "../namespace/ops/contents.ts";
+import { commitWrite } from "../namespace/ops/contents.ts";
 import { makeDirectory, makeNode, makeSymlink } from "../namespace/ops/create.ts";
 import { makeLink, removeDirectory, unlink } from "../namespace/ops/link.ts";
 import { findRun } from "../namespace/ops/ranges.ts";
@@ -290,17 +290,6 @@ function serveFiles(handlers: Handlers, master: Master): void {
     .serve(namespace.sync, async () => {
       await master.committer.synced();
       return {};
-    })
-    .serve(namespace.share, (params, { connection }) => {
-      liveEpoch(master, params.at);
-      return mutateFor(
-        master,
-        connection,
-        params,
-      )((txn) => {
-        shareContents(txn, params);
-        return { attr: files.attr(txn, params.ino) };
-      });
     })
     .serve(namespace.allocate, (params, { connection }) =>
       files.allocate(params, sessions.of(connection), mutateFor(master, connection, params)),

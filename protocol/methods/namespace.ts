@@ -311,16 +311,7 @@ export const commit = mutation({
 /** fsyncdir, syncfs: everything acknowledged so far is on the master's disk. */
 export const sync = method({ code: 43, name: "file.sync", request: {}, reply: {} });
 
-/**
- * Makes the regular file `ino` have the contents that `source` had in epoch `at`, a snapshot's, by
- * sharing its chunks: nothing is copied until one of them is written. Restores from snapshots.
- */
-export const share = mutation({
-  code: 44,
-  name: "file.share",
-  request: { source: InoShape, at: EpochShape, ino: InoShape },
-  reply: { attr: AttrShape },
-});
+// 44 was file.share, before copyRange; never reuse.
 
 /**
  * master → mount: others have changed these, and the mount may have them cached. Answered when

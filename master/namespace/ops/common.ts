@@ -27,6 +27,8 @@ export const groupExecuteBit = 0o010;
 /** What chmod can change. */
 export const permissionMask = 0o7777;
 
+/** Contents take space in such steps, as far as stat(2) tells. */
+const allocationBytes = 4096;
 /** A directory's size, as on ext4: one block, whatever is in it. */
 const directoryBytes = 4096;
 
@@ -42,7 +44,9 @@ export function isRegular(inode: { mode: number }): boolean {
 }
 
 export function attrOf(ino: Ino, inode: Inode, chunkBytes: number): Attr {
-  const allocated = isRegular(inode) ? Math.min(inode.size, inode.chunks * chunkBytes) : inode.size;
+  // As on a local disk, whole blocks of what has chunks; how full each chunk is, only servers know.
+  const whole = Math.ceil(inode.size / allocationBytes) * allocationBytes;
+  const allocated = isRegular(inode) ? Math.min(whole, inode.chunks * chunkBytes) : inode.size;
   return {
     ino,
     mode: inode.mode,

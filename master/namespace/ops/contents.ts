@@ -1,14 +1,11 @@
-import { must } from "../../../common/assert.ts";
-import type { ChunkHandle, ChunkVersion, Epoch, Ino, ServerId } from "../../../protocol/id.ts";
+import type { ChunkHandle, ChunkVersion, Ino, ServerId } from "../../../protocol/id.ts";
 import { chunkVersion } from "../../../protocol/id.ts";
 import { fileBytesMax } from "../../../protocol/limits.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import { numberFromKey, numberKey } from "../../store/bytes.ts";
-import { rowsAt } from "../../store/history.ts";
-import { decodeChunkRef, decodeInode, type Inode } from "../../store/tables.ts";
+import type { Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
 import { dropCapability } from "./acl.ts";
-import { isRegular } from "./common.ts";
 import { regular } from "./ranges.ts";
 
 /** The contents of regular files as the master knows them: sizes and chunks. */
@@ -190,28 +187,4 @@ export function addChunk(
   txn.setChunkRef(wanted.ino, wanted.index, wanted.handle);
   txn.putInode(wanted.ino, { ...inode, chunks: inode.chunks + 1 });
   return version;
-}
-
-/** Gives the empty file `ino` the contents that `source` had in epoch `at`, sharing its chunks. */
-export function shareContents(txn: Txn, wanted: { source: Ino; at: Epoch; ino: Ino }): Inode {
-  const inode = regular(txn, wanted.ino);
-  if (inode.size !== 0 || inode.chunks !== 0) {
-    throw new StatusError("invalid", "only an empty file can be given shared contents");
-  }
-  const record = txn.recordAt("inode", numberKey(wanted.source), wanted.at);
-  const source = decodeInode(must(record, "the source in the snapshot"));
-  if (!isRegular(source)) throw new StatusError("invalid", "the source is not a regular file");
-  const prefix = numberKey(wanted.source);
-  let chunks = 0;
-  for (const row of rowsAt(txn.before, "chunkmap", { prefix, at: wanted.at })) {
-    const { handle } = decodeChunkRef(row.value);
-    if (!txn.chunk(handle).written) continue;
-    txn.addReference(handle);
-    txn.setChunkRef(wanted.ino, numberFromKey(row.key, 8), handle);
-    chunks += 1;
-  }
-  txn.touched.contents.add(wanted.ino);
-  const shared = { ...inode, size: source.size, chunks, mtime: txn.nowNs, ctime: txn.nowNs };
-  txn.putInode(wanted.ino, shared);
-  return shared;
 }

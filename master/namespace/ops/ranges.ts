@@ -24,6 +24,17 @@ export function regular(txn: Txn, ino: Ino): Inode {
   return inode;
 }
 
+/** The chunk after `rowsPerStepMax` others that the file has from `first` on, if it has so many. */
+export function stepEnd(store: StoreReader, ino: Ino, first: number): number | undefined {
+  let rows = 0;
+  const range = { prefix: numberKey(ino), from: numberKey(ino, first), at: undefined };
+  for (const { key } of rowsAt(store, "chunkmap", range)) {
+    if (rows === rowsPerStepMax) return numberFromKey(key, 8);
+    rows += 1;
+  }
+  return undefined;
+}
+
 /**
 /** What changes with contents: times, and capabilities. */
 export function contentsChanged(txn: Txn, ino: Ino, inode: Inode): Inode {
@@ -112,6 +123,7 @@ export function shareChunks(
   const from = range.offset / chunkBytes;
   const to = range.targetOffset / chunkBytes;
   const count = Math.ceil(copied / chunkBytes);
+  txn.touched.contents.add(ino);
   const change = shareRows(txn, range, { from, to, count });
   const inode = {
     ...contentsChanged(txn, ino, target),
