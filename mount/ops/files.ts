@@ -287,9 +287,11 @@ async function writeFile(
   if (ref.kind !== "live") throw new StatusError("read-only", "snapshots are read-only");
   const place = append ? "end" : offset;
   opened.wrote = true;
-  if (killSuidGid) await dropPrivileges(context, ref.ino, caller);
   const waiter = { cursor: opened.errors, signal: caller.signal };
-  const at = await context.writeBack.write(ref.ino, place, data, waiter);
+  // Nothing is awaited before: `data` is the binding's again as soon as this returns.
+  const writing = context.writeBack.write(ref.ino, place, data, waiter);
+  const dropping = killSuidGid ? dropPrivileges(context, ref.ino, caller) : undefined;
+  const [at] = await Promise.all([writing, dropping]);
   // The kernel has put the bytes elsewhere in its pages.
   if (at !== offset) context.kernel.dropContents(ref.ino);
   if ((opened.flags & flag.dsync) !== 0) await context.writeBack.fsync(ref.ino, waiter);

@@ -43,14 +43,14 @@ export class TestFile {
   }
 
   async write(offset: number, data: Buffer): Promise<void> {
-    const writing = { offset, data, append: false, killSuidGid: false };
+    const writing = { offset, data, append: false, killSuidGid: true };
     const written = await this.fs.write(this.file, writing, caller);
     must(written === data.length ? true : undefined, "everything was written");
   }
 
   /** O_APPEND; the kernel's idea of where the file ends is made to be wrong. */
   async append(data: Buffer): Promise<void> {
-    const writing = { offset: 0, data, append: true, killSuidGid: false };
+    const writing = { offset: 0, data, append: true, killSuidGid: true };
     await this.fs.write(this.file, writing, caller);
   }
 
