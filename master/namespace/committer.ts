@@ -70,6 +70,7 @@ export class Committer {
   readonly #queue: Queued[] = [];
   #scheduled = false;
   #groupEndsHere = false;
+  #groups = 0;
   /** Set while a commit that ended the sharing of chunks is not on the disk: the last such one. */
   #unshared: Promise<void> | undefined;
   /** Called after a commit with what it changed, and for which session. */
@@ -160,6 +161,7 @@ export class Committer {
 
   #commitGroup(): void {
     const group: { queued: Queued; outcome: Outcome }[] = [];
+    this.#groups += 1;
     try {
       this.ids.reserve(this.store);
       this.store.write((writer) => {
@@ -173,6 +175,7 @@ export class Committer {
             ids: this.ids,
             epoch: this.#epoch,
             nowNs: this.#clock.wallNs(),
+            group: this.#groups,
           });
           const outcome = runOne(queued, txn);
           group.push({ queued, outcome });
@@ -194,22 +197,21 @@ export class Committer {
   }
 
   #finish(queued: Queued, outcome: Outcome, synced: Promise<void> | undefined): void {
-    const waits = [synced];
-    if (outcome.kind === "done") {
-      for (const action of outcome.after) action();
-      const { txn } = outcome;
-      this.#whenSynced(txn);
-      const { touched } = txn;
-      const any = touched.inos.size + touched.gone.size + touched.entries.length > 0;
-      if (any) waits.push(this.onCommit(touched, queued.origin));
-    }
-    const answer = (): void => {
-      if (outcome.kind === "failed") queued.reject(outcome.error);
-      else queued.resolve(outcome.value);
-    };
-    const due = waits.filter((wait) => wait !== undefined);
-    if (due.length === 0) return answer();
-    Promise.all(due).then(answer, queued.reject);
+    const told = outcome.kind === "done" ? this.#committed(queued, outcome) : undefined;
+    if (!synced && !told) return answer(queued, outcome);
+    Promise.all([synced, told]).then(() => answer(queued, outcome), queued.reject);
+  }
+
+  /** What follows a commit at once; the answer waits for what is returned. */
+  #committed(
+    { origin }: Queued,
+    { txn, after }: Outcome & { kind: "done" },
+  ): Promise<void> | undefined {
+    for (const action of after) action();
+    this.#whenSynced(txn);
+    const { touched } = txn;
+    const any = touched.inos.size + touched.gone.size + touched.entries.length > 0;
+    return any ? this.onCommit(touched, origin) : undefined;
   }
 
   /** What must not get ahead of the disk. (If that fails, it never happens: a restart finds it.) */
@@ -229,6 +231,11 @@ type Outcome =
   | { kind: "failed"; error: unknown }
   | { kind: "known"; value: unknown }
   | { kind: "done"; value: unknown; txn: Txn; after: readonly (() => void)[] };
+
+function answer(queued: Queued, outcome: Outcome): void {
+  if (outcome.kind === "failed") queued.reject(outcome.error);
+  else queued.resolve(outcome.value);
+}
 
 function runOne(queued: Queued, txn: Txn): Outcome {
   const { request } = queued;

@@ -3,6 +3,8 @@ import type { ChunkHandle, Epoch, Ino } from "../../protocol/id.ts";
 import { chunkHandle, ino as toIno } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { nameKey, numberKey, sinceOf } from "../store/bytes.ts";
+import type { Change } from "../store/batch.ts";
+import { keyText } from "../store/overlay.ts";
 import { historyKey, recordAt, rowsAt, type VersionedTable } from "../store/history.ts";
 import type { Row, StoreReader, StoreWriter, Table } from "../store/store.ts";
 import {
@@ -39,10 +41,12 @@ type Fresh<T> = Omit<T, "since">;
 export class Txn {
   readonly epoch: Epoch;
   readonly nowNs: bigint;
+  /** Counts commits: operations with the same one come about together or not at all. */
+  readonly group: number;
   readonly snapshots: SnapshotIndex;
   readonly #reader: StoreReader;
   readonly #ids: Ids;
-  readonly #changes = new Map<string, { table: Table; key: Buffer; value: Buffer | undefined }>();
+  readonly #changes = new Map<Table, Map<string, Change>>();
   readonly #after: (() => void)[] = [];
   /** What mounts may have cached and what is now different. */
   readonly touched = {
@@ -58,12 +62,14 @@ export class Txn {
     ids: Ids;
     epoch: Epoch;
     nowNs: bigint;
+    group: number;
   }) {
     this.#reader = options.reader;
     this.snapshots = options.snapshots;
     this.#ids = options.ids;
     this.epoch = options.epoch;
     this.nowNs = options.nowNs;
+    this.group = options.group;
   }
 
   /** The state before this transaction; for ranges. */
@@ -85,12 +91,14 @@ export class Txn {
   }
 
   get(table: Table, key: Buffer): Buffer | undefined {
-    const change = this.#changes.get(changeKey(table, key));
+    const change = this.#changes.get(table)?.get(keyText(key));
     return change ? change.value : this.#reader.get(table, key);
   }
 
   put(table: Table, key: Buffer, value: Buffer | undefined): void {
-    this.#changes.set(changeKey(table, key), { table, key, value });
+    let changes = this.#changes.get(table);
+    if (!changes) this.#changes.set(table, (changes = new Map()));
+    changes.set(keyText(key), { table, key, value });
   }
 
   // Inodes
@@ -271,14 +279,12 @@ export class Txn {
 
   /** Writes the batch; what follows a commit is returned. */
   apply(writer: StoreWriter): readonly (() => void)[] {
-    for (const { table, key, value } of this.#changes.values()) {
-      if (value === undefined) writer.remove(table, key);
-      else writer.put(table, key, value);
+    for (const changes of this.#changes.values()) {
+      for (const { table, key, value } of changes.values()) {
+        if (value === undefined) writer.remove(table, key);
+        else writer.put(table, key, value);
+      }
     }
     return this.#after;
   }
-}
-
-function changeKey(table: Table, key: Buffer): string {
-  return `${table}:${key.toString("latin1")}`;
 }

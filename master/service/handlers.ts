@@ -55,8 +55,8 @@ function mutateFor(master: Master, connection: Connection, request: Sequence): M
   return <T>(work: (txn: Txn) => T) =>
     committer.run(
       (txn) => {
-        sessions.forgetReplies(txn, asker, request.acked);
         const result = work(txn);
+        sessions.forgetReplies(txn, asker, request.acked);
         leaseChanged(sessions, asker, txn);
         return result;
       },

@@ -38,6 +38,8 @@ export interface Session {
   readonly writes: Set<Ino>;
   /** Replies up to this number are forgotten. */
   forgotten: number;
+  /** As `forgotten`, in the commit that is being made. */
+  forgetting: { group: number; upTo: number };
 }
 
 /** The mounts: what each has open, and how to reach it. */
@@ -239,6 +241,7 @@ export class Sessions {
       leases: new Leases(),
       writes: new Set(),
       forgotten: 0,
+      forgetting: { group: 0, upTo: 0 },
     };
   }
 
@@ -276,13 +279,19 @@ export class Sessions {
     }
   }
 
-  /** Forgets replies that the mount says it has got; part of its next transaction. */
+  /**
+   * Forgets replies that the mount says it has got; the last part of its next transaction. What
+   * another one of the same commit forgets is not forgotten again.
+   */
   forgetReplies(txn: Txn, session: Session, acked: number): void {
-    const until = Math.min(acked, session.forgotten + forgetMax);
-    if (until <= session.forgotten) return;
-    for (let seq = session.forgotten + 1; seq <= until; seq += 1) {
+    const { forgetting, forgotten } = session;
+    const from = forgetting.group === txn.group ? forgetting.upTo : forgotten;
+    const until = Math.min(acked, from + forgetMax);
+    if (until <= from) return;
+    for (let seq = from + 1; seq <= until; seq += 1) {
       txn.put("session", numberKey(session.id, seq), undefined);
     }
+    session.forgetting = { group: txn.group, upTo: until };
     txn.afterCommit(() => {
       session.forgotten = Math.max(session.forgotten, until);
     });

@@ -22,8 +22,10 @@ export class Layers implements StoreReader {
   #frozen: Overlay | undefined;
   /** The rows that the current commit has changed, in order of their first change. */
   readonly #changed = new Map<string, Before>();
+  /** Keys that the current commit has looked for in vain, and the table of the last try. */
+  readonly #absent = new Map<string, Table>();
   readonly writer: StoreWriter = {
-    get: (table, key) => this.get(table, key),
+    get: (table, key) => this.#look(table, key),
     range: (table, bounds) => this.range(table, bounds),
     count: (table) => this.count(table),
     put: (table, key, value) => this.#change(table, key, value),
@@ -48,6 +50,16 @@ export class Layers implements StoreReader {
     const text = keyText(key);
     const row = this.#active.get(table, text) ?? this.#frozen?.get(table, text);
     return row ? row.value : this.#base.get(table, key);
+  }
+
+  /** As `get`, in a commit: what is not there and is then put needs not be looked for again. */
+  #look(table: Table, key: Buffer): Buffer | undefined {
+    const text = keyText(key);
+    const row = this.#active.get(table, text) ?? this.#frozen?.get(table, text);
+    if (row) return row.value;
+    const value = this.#base.get(table, key);
+    if (value === undefined) this.#absent.set(text, table);
+    return value;
   }
 
   count(table: Table): number {
@@ -106,7 +118,8 @@ export class Layers implements StoreReader {
 
   #existsBelow(table: Table, key: Buffer, text: string): boolean {
     const frozen = this.#frozen?.get(table, text);
-    return frozen ? frozen.value !== undefined : this.#base.has(table, key);
+    if (frozen) return frozen.value !== undefined;
+    return this.#absent.get(text) !== table && this.#base.has(table, key);
   }
 
   /** The rows that the current commit has changed, as they are now. */
@@ -122,6 +135,7 @@ export class Layers implements StoreReader {
   }
 
   keep(): void {
+    this.#absent.clear();
     this.#changed.clear();
   }
 
@@ -134,7 +148,7 @@ export class Layers implements StoreReader {
       this.#counts[table] += Number(before) - Number(after);
       this.#active.set(table, text, row);
     }
-    this.#changed.clear();
+    this.keep();
   }
 
   // Checkpoints

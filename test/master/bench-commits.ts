@@ -52,8 +52,9 @@ class Subject {
       while (left > 0) {
         left -= 1;
         const name = `f${(this.#files += 1)}`;
-        await mount.create(name);
-        await mount.mutate(namespace.unlink, { parent: rootIno, name: Buffer.from(name) });
+        const { attr } = await mount.create(name);
+        const gone = { parent: rootIno, name: Buffer.from(name), closed: attr.ino };
+        await mount.mutate(namespace.unlink, gone);
       }
     };
     await Promise.all(Array.from({ length: inFlight }, one));

@@ -4,16 +4,16 @@ import { StatusError } from "../../protocol/status.ts";
 import { openFormat } from "../../master/format.ts";
 import { Committer } from "../../master/namespace/committer.ts";
 import { makeDirectory } from "../../master/namespace/ops/create.ts";
-import { createMemoryStore } from "../../master/store/memory.ts";
 import type { Store } from "../../master/store/store.ts";
 import type { Txn } from "../../master/namespace/txn.ts";
 import { outcome } from "../support/outcome.ts";
 import { tickingClock } from "../support/namespace.ts";
+import { newTestStore } from "../support/test-store.ts";
 
 const owner = { uid: 0, gid: 0 };
 
-function newStore(): Store {
-  const store = createMemoryStore();
+async function newStore(): Promise<Store> {
+  const store = await newTestStore();
   openFormat(store, { cluster: "c", chunkBytes: 4, replicas: 3, nowNs: 0n, ...owner });
   return store;
 }
@@ -29,7 +29,7 @@ const makeA =
   };
 
 t.test("P7: a request that is sent again is answered again, and happens once", async (t) => {
-  const store = newStore();
+  const store = await newStore();
   const committer = new Committer(store, tickingClock());
   const request = { session: sessionId(9), seq: 1 };
   const first = await committer.run(makeA("a"), request);
@@ -44,7 +44,7 @@ t.test("P7: a request that is sent again is answered again, and happens once", a
 });
 
 t.test("an operation that fails leaves nothing, and its group goes on", async (t) => {
-  const committer = new Committer(newStore(), tickingClock());
+  const committer = new Committer(await newStore(), tickingClock());
   const half = (txn: Txn): void => {
     makeA("half")(txn);
     throw new StatusError("no-space", "no");
@@ -60,7 +60,7 @@ t.test("an operation that fails leaves nothing, and its group goes on", async (t
 });
 
 t.test("when a commit fails, everybody in it is told, and nothing has happened", async (t) => {
-  const store = newStore();
+  const store = await newStore();
   let full = false;
   const failing: Store = {
     ...store,
@@ -81,7 +81,7 @@ t.test("when a commit fails, everybody in it is told, and nothing has happened",
 });
 
 t.test("no id is given out twice, whatever was lost", async (t) => {
-  const store = newStore();
+  const store = await newStore();
   const before = new Committer(store, tickingClock());
   const given = Array.from({ length: 100 }, () => before.ids.next("handle"));
   const { ino } = await before.run(makeA("a"));
@@ -91,7 +91,7 @@ t.test("no id is given out twice, whatever was lost", async (t) => {
 });
 
 t.test("records written before a snapshot and after it are in different epochs", async (t) => {
-  const committer = new Committer(newStore(), tickingClock());
+  const committer = new Committer(await newStore(), tickingClock());
   const epochs = await Promise.all([
     committer.run((txn) => txn.epoch),
     committer.run((txn) => {

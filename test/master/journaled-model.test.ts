@@ -142,7 +142,7 @@ class Run {
         this.#safe = this.#history.length - 1;
         return;
       case "timers":
-        for (const fire of this.#disk.timers) fire();
+        this.#disk.fireTimers();
         return;
       case "close":
         await store.close();

@@ -7,6 +7,7 @@ import type { RequestOf } from "../../protocol/method.ts";
 import * as namespace from "../../protocol/methods/namespace.ts";
 import { flushSession, openSession } from "../../protocol/methods/session.ts";
 import { MasterCluster, TestMount } from "../support/master-cluster.ts";
+import { newTestStore } from "../support/test-store.ts";
 
 type Told = RequestOf<typeof namespace.invalidate>;
 
@@ -25,7 +26,7 @@ async function listener(cluster: MasterCluster): Promise<{ mount: TestMount; tol
 }
 
 async function started(t: Test): Promise<MasterCluster> {
-  const cluster = new MasterCluster();
+  const cluster = new MasterCluster(await newTestStore());
   await cluster.start();
   t.teardown(() => cluster.stop());
   return cluster;

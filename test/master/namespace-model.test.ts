@@ -8,10 +8,10 @@ import { makeLink, removeDirectory, unlink } from "../../master/namespace/ops/li
 import { rename } from "../../master/namespace/ops/rename.ts";
 import { setAttributes } from "../../master/namespace/ops/attributes.ts";
 import { removeXattr, setXattr } from "../../master/namespace/ops/xattrs.ts";
-import { createMemoryStore } from "../../master/store/memory.ts";
 import type { Table } from "../../master/store/store.ts";
 import { outcome } from "../support/outcome.ts";
 import { chunkBytes, TestNamespace } from "../support/namespace.ts";
+import { newTestStore } from "../support/test-store.ts";
 
 /** The toy model: what a filesystem is, without any of the machinery. */
 interface ModelFile {
@@ -352,7 +352,7 @@ function* modelSnapshots(node: ModelNode, at: Path): Iterable<[Path, string, unk
 
 async function compare(ops: readonly Op[]): Promise<void> {
   const model = new Model();
-  const real = new TestNamespace(createMemoryStore());
+  const real = new TestNamespace(await newTestStore());
   for (const op of ops) {
     const [expected, actual] = [
       await outcome(() => applyToModel(model, op)),
@@ -388,7 +388,7 @@ t.test("any sequence of operations does what the toy model does, in snapshots to
 });
 
 t.test("when all files and snapshots are gone, nothing is left of them", async (t) => {
-  const real = new TestNamespace(createMemoryStore());
+  const real = new TestNamespace(await newTestStore());
   await applyToReal(real, { op: "mkdir", path: ["a"] });
   await applyToReal(real, { op: "create", path: ["a", "b"] });
   for (const index of [0, 1, 2]) {

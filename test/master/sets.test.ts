@@ -13,6 +13,7 @@ import {
   testServers,
 } from "../support/master-cluster.ts";
 import { outcome } from "../support/outcome.ts";
+import { newTestStore } from "../support/test-store.ts";
 
 /** Who may be granted what, when servers come, go, and lie in the past. */
 
@@ -23,7 +24,7 @@ interface Scene {
 }
 
 async function scene(test: Test, count = 3): Promise<Scene> {
-  const cluster = new MasterCluster();
+  const cluster = new MasterCluster(await newTestStore());
   await cluster.start();
   const servers = testServers(count);
   for (const server of servers) await server.join(cluster);

@@ -33,10 +33,25 @@ export class JournalDisk {
   #mark: Buffer | undefined;
   #generation = 0;
   #uuids = 0;
-  /** Timers do not fire by themselves. */
+  /** Without a `timer` from outside, timers do not fire by themselves. */
   readonly timers = new Set<() => void>();
+  readonly #timer: Clock["timer"] | undefined;
   readonly steps: string[] = [];
   atStep: (site: string) => void = () => undefined;
+
+  constructor(options: Partial<Pick<Clock, "timer">> = {}) {
+    this.#timer = options.timer;
+  }
+
+  /** What a loss of power would take. */
+  get unsyncedBytes(): number {
+    const files = [...this.files.values()];
+    return files.reduce((sum, { bytes, synced }) => sum + bytes.length - synced, 0);
+  }
+
+  fireTimers(): void {
+    for (const fire of this.timers) fire();
+  }
 
   /** A store on what the disk has now. */
   async open(limits: Partial<JournalLimits> = {}): Promise<Store> {
@@ -89,7 +104,8 @@ export class JournalDisk {
     return {
       nowMs: () => 0,
       wallNs: () => 0n,
-      timer: (_afterMs, fire) => {
+      timer: (afterMs, fire) => {
+        if (this.#timer) return this.#timer(afterMs, () => isAlive() && fire());
         const due = (): void => {
           this.timers.delete(due);
           if (isAlive()) fire();

@@ -2,7 +2,7 @@ import type { Clock } from "../../common/clock.ts";
 import { silentLog } from "../../common/log.ts";
 import { systemClock } from "../../common/os/clock.ts";
 import { Master } from "../../master/master.ts";
-import { createMemoryStore } from "../../master/store/memory.ts";
+import type { SyncMode } from "../../master/namespace/committer.ts";
 import type { Store } from "../../master/store/store.ts";
 import { Connection, Handlers } from "../../protocol/connection.ts";
 import type { Role } from "../../protocol/dial.ts";
@@ -26,13 +26,16 @@ import { transportPair } from "./memory-transport.ts";
 
 /** A real master over in-memory connections, with chunk servers and mounts that a test plays. */
 export class MasterCluster {
-  readonly store: Store;
+  store: Store;
   master: Master;
   nowMs = 1_000_000;
   readonly #clock: Clock;
 
-  constructor(store: Store = createMemoryStore()) {
+  readonly #sync: SyncMode;
+
+  constructor(store: Store, options: { sync: SyncMode } = { sync: "batch" }) {
     this.store = store;
+    this.#sync = options.sync;
     this.#clock = { ...systemClock, nowMs: () => this.nowMs };
     this.master = this.#newMaster();
   }
@@ -48,6 +51,7 @@ export class MasterCluster {
       version: "test",
       chunkBytes: 1024 * 1024,
       owner: { uid: 0, gid: 0 },
+      sync: this.#sync,
     });
   }
 
@@ -55,9 +59,10 @@ export class MasterCluster {
     await this.master.start();
   }
 
-  /** The master stops without warning and starts again on the same store. */
-  async restart(): Promise<void> {
+  /** The master stops without warning and starts again on the same store, or on what is left. */
+  async restart(store: Store = this.store): Promise<void> {
     await this.master.stop();
+    this.store = store;
     this.master = this.#newMaster();
     await this.start();
   }
@@ -142,6 +147,8 @@ export class TestServer {
   /** Carries orders out, but its answers are lost. */
   losesAnswers = false;
   hidesChecksums = false;
+  /** Called with the name of each order that changes something here, before it is carried out. */
+  onOrder: (order: string) => void = () => undefined;
   readonly #port: number;
   readonly #peers: readonly TestServer[];
 
@@ -180,6 +187,13 @@ export class TestServer {
     for (const replica of this.chunks.values()) replica.dirty = false;
   }
 
+  /** Returns the chunks that it is told to delete. */
+  async beat(): Promise<readonly ChunkHandle[]> {
+    const usage = { usedBytes: 0, freeBytes: 2 ** 40, chunks: 0, corruptBlocks: 0 };
+    const reply = await this.connection?.call(fleet.heartbeat, { ...usage, removed: [] });
+    return reply?.remove ?? [];
+  }
+
   leave(): void {
     this.connection?.close("gone");
   }
@@ -205,10 +219,12 @@ export class TestServer {
   #handlers(): Handlers {
     return new Handlers()
       .serve(chunk.fence, ({ epoch }) => {
+        this.onOrder("fence");
         this.epoch = epoch;
         return this.#answer({});
       })
       .serve(chunk.raiseVersion, ({ handle, newVersion, length }) => {
+        this.onOrder("raiseVersion");
         const replica = this.#replica(handle);
         replica.version = newVersion;
         if (length !== undefined) replica.contents = replica.contents.slice(0, length);
@@ -216,6 +232,7 @@ export class TestServer {
         return this.#answer({});
       })
       .serve(chunk.cloneChunk, ({ handle, target, length }) => {
+        this.onOrder("cloneChunk");
         const { contents } = this.#replica(handle);
         const cut = contents.slice(0, length ?? contents.length);
         const version = chunkVersion(1);
@@ -228,6 +245,7 @@ export class TestServer {
         return { length, crcs: [...Buffer.from(contents)] };
       })
       .serve(chunk.copyChunk, ({ handle, version, source }) => {
+        this.onOrder("copyChunk");
         const peer = this.#peers.find(({ id }) => id === source.server);
         if (!peer) throw new StatusError("unavailable", "no such peer");
         const { contents } = peer.#replica(handle);

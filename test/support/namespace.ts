@@ -124,10 +124,13 @@ export class TestNamespace {
       this.committer.endGroup();
     });
     await sweepHistory(this.committer, new AbortController().signal);
+    await this.committer.synced();
   }
 
   async reclaim(): Promise<void> {
     while (await reclaimTrash(this.committer)) continue;
+    // Chunks go when that is on the disk.
+    await this.committer.synced();
   }
 
   /** A file's bytes, now or in an epoch; holes and what is missing are NULs. */
