@@ -96,7 +96,7 @@ export class SnapshotService {
   /**
    * Runs `work` when all chunk servers refuse the current epoch. Whatever comes of it, the master's
    * epoch is the servers' afterwards, or nobody could write any more. (A master that stops in
-   * between raises the epoch when it starts, by one: so the last raise has to be on the disk first.)
+   * between raises the epoch when it starts, by one: so the last raise is on the disk first.)
    */
   async #fenced<T>(work: () => Promise<T>): Promise<T> {
     await this.#committer.synced();

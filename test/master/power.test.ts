@@ -208,7 +208,8 @@ t.test("a chunk is written in place only when nobody else can show it again", as
     ...{ exclusive: true, write: false },
   });
   const shared = { source: attr.ino, at: epoch(taken.snapshot.epoch), ino: copy.attr.ino };
-  await scene.mount.mutate(namespace.share, shared);
+  const whole = { offset: 0, targetOffset: 0, length: 2 ** 30 };
+  await scene.mount.mutate(namespace.copyRange, { ...shared, ...whole });
   await scene.mount.mutate(admin.deleteSnapshot, { dir: rootIno, name: Buffer.from("s") });
   await scene.synced();
   await scene.unlink("copy", copy.attr);

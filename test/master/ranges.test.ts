@@ -4,6 +4,7 @@ import { allocate, copyRange, setattr } from "../../protocol/methods/namespace.t
 import { addChunk, commitWrite } from "../../master/namespace/ops/contents.ts";
 import { rowsPerStepMax } from "../../master/namespace/ops/ranges.ts";
 import { statusOf } from "../../protocol/status.ts";
+import { newTestStore } from "../support/test-store.ts";
 import { MasterCluster, type TestMount } from "../support/master-cluster.ts";
 
 /** Ranges of very many chunks: done in transactions of a bounded size, with the same result. */
@@ -30,7 +31,7 @@ async function bigFile(
 }
 
 t.test("files of very many chunks are cut, punched and shared a step at a time", async (t) => {
-  const cluster = new MasterCluster();
+  const cluster = new MasterCluster(await newTestStore());
   await cluster.start();
   t.teardown(() => cluster.stop());
   const mount = await cluster.mount();
@@ -58,7 +59,7 @@ t.test("files of very many chunks are cut, punched and shared a step at a time",
 });
 
 t.test("room is promised only where it is", async (t) => {
-  const cluster = new MasterCluster();
+  const cluster = new MasterCluster(await newTestStore());
   await cluster.start();
   t.teardown(() => cluster.stop());
   const mount = await cluster.mount();

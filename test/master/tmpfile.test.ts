@@ -2,6 +2,7 @@ import t from "tap";
 import { type Ino, rootIno } from "../../protocol/id.ts";
 import * as namespace from "../../protocol/methods/namespace.ts";
 import { outcome } from "../support/outcome.ts";
+import { newTestStore } from "../support/test-store.ts";
 import { MasterCluster, type TestMount } from "../support/master-cluster.ts";
 
 const owner = { uid: 0, gid: 0 };
@@ -11,7 +12,7 @@ interface Teardown {
 }
 
 async function start(t: Teardown): Promise<{ cluster: MasterCluster; mount: TestMount }> {
-  const cluster = new MasterCluster();
+  const cluster = new MasterCluster(await newTestStore());
   await cluster.start();
   t.teardown(() => cluster.stop());
   return { cluster, mount: await cluster.mount() };

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import t from "tap";
 import { assert, must } from "../../../common/assert.ts";
+import { newTestStore } from "../../support/test-store.ts";
 import { MasterCluster } from "../../support/master-cluster.ts";
 import { LockMount, turns, type Wish } from "../../support/lock-mount.ts";
 
@@ -112,7 +113,7 @@ t.test("no two ever have the same lock, whatever breaks, and none is left over",
     fc.array(life, { minLength: 6, maxLength: 6 }),
     fc.array(trouble, { maxLength: 4 }),
     async (lives, troubles) => {
-      const cluster = new MasterCluster();
+      const cluster = new MasterCluster(await newTestStore());
       await cluster.start();
       const mounts = [0, 1, 2].map((i) => new LockMount(cluster, `m${i}`));
       for (const mount of mounts) await mount.start();

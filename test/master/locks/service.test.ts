@@ -2,6 +2,7 @@ import t, { type Test } from "tap";
 import { assert } from "../../../common/assert.ts";
 import type { LockTarget } from "../../../mount/client/lock-client.ts";
 import { ino } from "../../../protocol/id.ts";
+import { newTestStore } from "../../support/test-store.ts";
 import { MasterCluster } from "../../support/master-cluster.ts";
 import { LockMount, turns, watched } from "../../support/lock-mount.ts";
 
@@ -9,7 +10,7 @@ const target: LockTarget = { ino: ino(7), at: undefined, flock: false, owner: 1n
 
 /** A master and three mounts; the test's end stops them. */
 async function start(t: Test): Promise<[MasterCluster, LockMount, LockMount, LockMount]> {
-  const cluster = new MasterCluster();
+  const cluster = new MasterCluster(await newTestStore());
   await cluster.start();
   const [a, b, c] = [0, 1, 2].map((i) => new LockMount(cluster, `m${i}`));
   assert(a !== undefined && b !== undefined && c !== undefined, "three mounts");
