@@ -93,6 +93,8 @@ export class FileService {
   ): Promise<ReplyOf<typeof create>> {
     const reply = await mutate((txn) => {
       const { ino, created } = createFile(txn, params);
+      // Nothing lies beyond its end yet, but for the chunk that is granted below.
+      if (created && params.write) txn.afterCommit(() => this.#tails.takeNew(session, ino));
       // Before the commit: an unlink in the same group must find it open.
       this.#sessions.opened(session, ino, params.write);
       this.#leaseOpen(session, ino);

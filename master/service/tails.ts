@@ -78,6 +78,11 @@ export class Tails {
     });
   }
 
+  /** Of a file that is being made by `session`: called before anybody else knows of it. */
+  takeNew(session: Session, ino: Ino): void {
+    this.#give(session, ino);
+  }
+
   /** As `take`, if it costs nothing: for the answers to open and create. */
   tryTake(session: Session, ino: Ino): number | undefined {
     if (this.#locks.busy(ino)) return undefined;

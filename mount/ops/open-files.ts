@@ -194,7 +194,6 @@ export class OpenFiles {
 
   /** What was read ahead of this inode is out of date. */
   changed(ino: Ino): void {
-    this.unpark(ino);
     for (const reader of this.#readers.get(ino) ?? []) reader.clear();
   }
 

@@ -83,6 +83,19 @@ await t.test("an offset stands for its name, wherever reading went since (seekdi
   tt.equal(behind?.name, all[201]?.name);
 });
 
+await t.test("nothing of an earlier answer is left in an entry", async (tt) => {
+  const mount = await fakeMount();
+  // Names of growing length end at all kinds of places; the next answer's entries begin elsewhere.
+  for (let i = 1; i <= 250; i += 1) await mount.create("x".repeat(i));
+  const first = await mount.opendir();
+  for (let offset = 0; ;) {
+    const part = await mount.list({ file: first, offset, plus: true, size: 8192 });
+    if (part.length === 0) break;
+    offset = part.at(-1)?.offset ?? 0;
+    for (const { name, generation } of part) tt.equal(generation, 0, name.slice(0, 8));
+  }
+});
+
 await t.test("at the end, a later read sees what has been added", async (tt) => {
   const mount = await filled(3);
   const file = await mount.opendir();

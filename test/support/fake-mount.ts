@@ -111,6 +111,7 @@ export interface Listed {
   ino: number;
   type: number;
   node: number;
+  generation: number;
 }
 
 export function parseListing(data: Buffer, plus: boolean): Listed[] {
@@ -125,6 +126,7 @@ export function parseListing(data: Buffer, plus: boolean): Listed[] {
       ino: s.dirent.ino.get(data, dirent),
       type: s.dirent.type.get(data, dirent),
       node: plus ? s.entryOut.nodeid.get(data, at) : 0,
+      generation: plus ? s.entryOut.generation.get(data, at) : 0,
     });
     at = nameAt + Math.ceil(length / 8) * 8;
   }

@@ -132,14 +132,14 @@ class Lister {
       count += 1;
       const offset = cursor.deliver(name);
       const entry = known ? fileSystem.adopt(cursor.file, one) : undefined;
+      // A node of 0: the kernel lists the name and will look it up. And what an entry leaves out
+      // is 0: inodes whose generation differs from what it was are bad to the kernel for ever.
+      this.#bytes.fill(0, this.#end, this.#end + this.#dirent);
       if (entry !== undefined) {
         references.add(entry.node);
         adopted.push(entry.node);
         const valid = validityOf(this.#session, request.node, entry.node);
         replies.putEntry(this.#bytes, this.#end, s.direntplus.entry, entry, valid);
-      } else {
-        // A node of 0: the kernel lists the name and will look it up.
-        this.#bytes.fill(0, this.#end, this.#end + this.#dirent);
       }
       this.#put({ name, ino: attr.ino, type: (attr.mode >>> typeShift) & 0o17, offset });
     }
