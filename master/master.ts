@@ -130,7 +130,6 @@ export class Master {
     // A snapshot that was under way when the master stopped may have fenced servers at the next
     // epoch.
     await this.committer.run((txn) => this.committer.raiseEpoch(txn));
-    await this.committer.synced();
     const { signal } = this.#tasks;
     this.#tasks.every("reclaim", reclaimMs, async () => {
       const damaged = (error: unknown): void => this.#log.error("reclaim.damaged", { error });

@@ -88,11 +88,13 @@ t.test("recovery ends where a journal is torn, wherever that is, and says so", a
 });
 
 t.test("garbage, zeros and a copy of an earlier record at the end are not used", async (t) => {
+  const fifth = { table: "meta" as const, key: Buffer.from("k5"), value: Buffer.from("5") };
   const tails: [string, (bytes: Buffer) => Buffer][] = [
     ["zeros", () => Buffer.alloc(5_000)],
     ["garbage", () => Buffer.alloc(5_000, 0xa5)],
     ["an earlier record", (bytes) => bytes.subarray(44)],
-    ["a record of another journal", () => encodeBatch(4, [], 7)],
+    ["a record of another journal", () => encodeBatch(4, [fifth], 7)],
+    ["a record after a gap", (bytes) => encodeBatch(5, [fifth], bytes.readUInt32BE(36))],
   ];
   for (const [name, tail] of tails) {
     const { data, journal } = await killed();
@@ -200,6 +202,20 @@ t.test("when fdatasync fails, nothing more is promised until a restart", async (
   t.equal(keys(store), "k1 k2", "what is there can be read");
   disk.end("power", () => 0);
   t.equal(keys(await disk.open()), "k1");
+});
+
+t.test("a sync that has begun does not count for what is committed after it", async (t) => {
+  const disk = new JournalDisk();
+  const store = await disk.open();
+  put(store, 1);
+  const first = store.synced();
+  // It has got as far as the disk.
+  for (let i = 0; i < 3; i += 1) await Promise.resolve();
+  put(store, 2);
+  await store.synced();
+  disk.end("power", () => 0);
+  await first;
+  t.equal(keys(await disk.open()), "k1 k2");
 });
 
 t.test("when a checkpoint fails, commits go on, and the next one has them all", async (t) => {
