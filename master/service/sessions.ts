@@ -265,6 +265,7 @@ export class Sessions {
         txn.put("session", Buffer.from(key), undefined);
       }
     });
+    await this.#committer.synced();
     this.onEnd(session.id);
     this.#log.event("session.end", { session: session.id, name: session.name });
   }
