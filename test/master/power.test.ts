@@ -5,6 +5,7 @@ import type { SyncMode } from "../../master/namespace/committer.ts";
 import { epoch, type Ino, rootIno } from "../../protocol/id.ts";
 import * as admin from "../../protocol/methods/admin.ts";
 import * as chunk from "../../protocol/methods/chunk.ts";
+import { closeSession } from "../../protocol/methods/session.ts";
 import * as namespace from "../../protocol/methods/namespace.ts";
 import type { Attr, Grant } from "../../protocol/shapes.ts";
 import { JournalDisk, turn } from "../support/journal-disk.ts";
@@ -219,6 +220,15 @@ t.test("a chunk is written in place only when nobody else can show it again", as
   t.equal(again.handle, grant.handle, "the chunk itself, not a copy of it");
   await scene.losePower();
   t.equal(await outcome(scene.lookup("copy")), "not-found");
+});
+
+t.test("locks of a session that ends go when the session cannot come back", async (t) => {
+  const scene = await Scene.start(t);
+  const { sessions } = scene.cluster.master;
+  const unsynced: number[] = [];
+  sessions.onEnd = () => void unsynced.push(scene.disk.unsyncedBytes);
+  await scene.mount.read(closeSession, {});
+  t.same(unsynced, [0]);
 });
 
 t.test("epochs: after any loss of power, servers are not ahead of the master", async (t) => {
