@@ -25,6 +25,11 @@ export interface Source {
   at: Epoch | undefined;
 }
 
+export interface Outline {
+  length: number;
+  crcs: readonly number[];
+}
+
 interface Located {
   /** By chunk index; null is a hole. */
   chunks: Map<number, Location | null>;
@@ -113,23 +118,24 @@ export class ChunkReader {
   }
 
   /**
-   * The length of a chunk on its servers: what lies beyond is zeros. A whole chunk's if none of
-   * them can tell now, which is never wrong.
+   * What the servers of a chunk know of it: its length, beyond which there are zeros, and the CRCs
+   * of its blocks. A whole chunk's length and no CRCs if none of them can tell now, which is never
+   * wrong.
    */
-  async dataLength(source: Source, index: number, signal?: AbortSignal): Promise<number> {
+  async outline(source: Source, index: number, signal?: AbortSignal): Promise<Outline> {
     const location = await this.#locate(source, index, signal);
-    if (!location) return 0;
+    if (!location) return { length: 0, crcs: [] };
     const { handle, version, replicas } = location;
     for (const { address } of byDistance(this.#place, replicas, this.#random)) {
       const options = { deadlineMs: replicaMs, ...(signal ? { signal } : {}) };
       try {
         const { reply } = await this.#pool.call(address, checksums, { handle, version }, options);
-        return reply.length;
+        return reply;
       } catch (error) {
         if (statusOf(error) === "interrupted") throw error;
       }
     }
-    return this.#master.chunkBytes;
+    return { length: this.#master.chunkBytes, crcs: [] };
   }
 
   #chunksOf(source: Source): Map<number, Location | null> {

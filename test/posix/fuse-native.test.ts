@@ -48,7 +48,7 @@ const limits: Record<string, readonly string[]> = {
   "it has no fallocate": [
     "space: fallocate makes the file longer, of zeros, and keeps its bytes",
     "space: with FALLOC_FL_KEEP_SIZE the size stays",
-    "space: punching a hole makes zeros, gives room back, and keeps size and neighbours",
+    "space: punching a hole makes zeros, takes no room, and keeps size and neighbours",
     "space: a punched hole is a hole to SEEK_HOLE, and can be written again",
     "space: punching beyond the end changes nothing",
     "space: zeroing a range makes zeros, and grows the file unless its size is kept",
