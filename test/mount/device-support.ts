@@ -29,7 +29,9 @@ export class NullMount {
     const child = fork(programPath, [directory, options.join(",")], {
       stdio: ["ignore", "inherit", "pipe", "ipc"],
       cwd: "/",
-      execArgv: ["--expose-gc"],
+      // Without what the test runner preloads: it writes files that another user may not write.
+      execPath: "/usr/bin/env",
+      execArgv: ["-u", "NODE_OPTIONS", process.execPath, "--expose-gc"],
       ...(uid === undefined ? {} : { uid, gid: uid }),
     });
     this.child = child;
