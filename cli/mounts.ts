@@ -39,9 +39,12 @@ export function mountAt(mountpoint: string): MountEntry | undefined {
 
 export type Answer = { state: "answers" } | { state: "dead" | "hung" | "fails"; why: string };
 
-/** Asks the file at `path` for its attributes, in a child that is given up after `limitMs`. */
+/**
+ * Asks the filesystem at `path` how full it is, in a child that is given up after `limitMs`. Not for
+ * attributes: the kernel may know them, also of a mount whose driver is dead.
+ */
 export async function probe(path: string, limitMs: number): Promise<Answer> {
-  const { code, output } = await runLimited("stat", ["--", path], limitMs);
+  const { code, output } = await runLimited("stat", ["-f", "--", path], limitMs);
   if (code === undefined) return { state: "hung", why: `no answer in ${limitMs / 1000} s` };
   if (code === 0) return { state: "answers" };
   const why = output.trim().split(": ").at(-1) ?? "";

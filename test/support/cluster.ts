@@ -143,8 +143,9 @@ export class Cluster {
     mount.program.start();
     // Another device than above it: a killed driver's mount stays in the table for a while.
     const where = quote(mount.directory);
+    // And statfs(2): of a dead mount the kernel still knows the attributes.
     const answers = `own=$(stat -c %d ${where}/.); above=$(stat -c %d ${where}/..)
-      test $own != $above`;
+      test $own != $above && stat -f ${where}/. >/dev/null`;
     await until(`${mount.directory} is mounted`, async () => {
       if (!mount.program.running) throw new Error(await mount.program.lastWords());
       if (!isMounted(mount.directory)) return false;
