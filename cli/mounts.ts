@@ -40,8 +40,8 @@ export function mountAt(mountpoint: string): MountEntry | undefined {
 export type Answer = { state: "answers" } | { state: "dead" | "hung" | "fails"; why: string };
 
 /**
- * Asks the filesystem at `path` how full it is, in a child that is given up after `limitMs`. Not for
- * attributes: the kernel may know them, also of a mount whose driver is dead.
+ * Asks the filesystem at `path` how full it is, in a child that is given up after `limitMs`. Not
+ * for attributes: the kernel may know them, also of a mount whose driver is dead.
  */
 export async function probe(path: string, limitMs: number): Promise<Answer> {
   const { code, output } = await runLimited("stat", ["-f", "--", path], limitMs);

@@ -80,6 +80,9 @@ export const statusRetry = (status: Status): Retry => table[status].retry;
 /** The status of a number from the wire; one this program does not know counts as `internal`. */
 export const statusFromCode = (code: number): Status => byCode.get(code) ?? "internal";
 
+/** The statuses up to this one are those of POSIX, for what POSIX says they mean. */
+const lastAnswer = 39;
+
 /** An operation's failure, as opposed to a bug (`AssertionError`). Crosses the wire whole. */
 export class StatusError extends Error {
   override readonly name = "StatusError";
@@ -92,7 +95,12 @@ export class StatusError extends Error {
     message: string,
     options?: { cause?: unknown; servers?: readonly number[] },
   ) {
+    // That a name does not exist is an answer, of which there are many, and no fault to be traced:
+    // the stack would cost more than all the rest of it.
+    const { stackTraceLimit } = Error;
+    if (statusCode(status) <= lastAnswer) Error.stackTraceLimit = 0;
     super(message, options?.cause === undefined ? undefined : { cause: options.cause });
+    Error.stackTraceLimit = stackTraceLimit;
     this.status = status;
     this.servers = options?.servers ?? [];
   }
