@@ -223,12 +223,13 @@ export class ChunkServer {
     return {
       usage: async () => {
         await store.space.refresh();
-        const { trouble } = store.space;
+        const { health, trouble } = store.space;
         return {
           usedBytes: store.table.usedBytes,
           freeBytes: store.space.freeBytes,
           chunks: store.table.count,
           corruptBlocks: store.faults.corruptBlocks,
+          disk: health,
           ...(trouble === undefined ? {} : { diskTrouble: trouble }),
         };
       },

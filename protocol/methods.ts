@@ -8,7 +8,7 @@ import { assert } from "../common/assert.ts";
 import type { Method } from "./method.ts";
 
 /** Raised with every change of a declaration; both sides of a connection must have the same. */
-export const protocolVersion = 2;
+export const protocolVersion = 3;
 
 function isMethod(value: unknown): value is Method {
   return typeof value === "object" && value !== null && "requestSchema" in value;

@@ -1,6 +1,10 @@
 import { type Disk, errnoName } from "../../common/disk.ts";
+import type { RequestOf } from "../../protocol/method.ts";
+import type { heartbeat } from "../../protocol/methods/fleet.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { reserveBytesDefault, reserveShareMax } from "../limits.ts";
+
+export type DiskHealth = RequestOf<typeof heartbeat>["disk"];
 
 /** How much the disk still takes: an estimate between two looks, so that every write can ask. */
 export class Space {
@@ -8,7 +12,7 @@ export class Space {
   readonly #path: string;
   readonly #reserveBytes: number | undefined;
   #freeBytes = 0;
-  #writeTrouble: string | undefined;
+  #writeTrouble: { health: DiskHealth; sentence: string } | undefined;
 
   constructor(options: { disk: Disk; path: string; reserveBytes: number | undefined }) {
     this.#disk = options.disk;
@@ -21,9 +25,14 @@ export class Space {
     return this.#freeBytes;
   }
 
+  get health(): DiskHealth {
+    if (this.#writeTrouble) return this.#writeTrouble.health;
+    return this.#freeBytes === 0 ? "full" : "ok";
+  }
+
   /** A sentence when the disk takes nothing new. */
   get trouble(): string | undefined {
-    if (this.#writeTrouble) return this.#writeTrouble;
+    if (this.#writeTrouble) return this.#writeTrouble.sentence;
     return this.#freeBytes === 0 ? `the disk of ${this.#path} is full` : undefined;
   }
 
@@ -51,9 +60,14 @@ export class Space {
   writeFailed(error: unknown): void {
     const cause = error instanceof StatusError && error.cause !== undefined ? error.cause : error;
     const errno = errnoName(cause);
-    if (errno === "EROFS") this.#writeTrouble = `the disk of ${this.#path} is read-only`;
-    else if (errno === "EIO") this.#writeTrouble = `the disk of ${this.#path} fails to write`;
-    else if (errno === "ENOSPC" || errno === "EDQUOT") this.#freeBytes = 0;
+    const disk = `the disk of ${this.#path}`;
+    if (errno === "EROFS") {
+      this.#writeTrouble = { health: "read-only", sentence: `${disk} is read-only` };
+    } else if (errno === "EIO") {
+      this.#writeTrouble = { health: "failing", sentence: `${disk} fails to write` };
+    } else if (errno === "ENOSPC" || errno === "EDQUOT") {
+      this.#freeBytes = 0;
+    }
   }
 
   writeSucceeded(): void {

@@ -3,6 +3,8 @@ import { decodeCbor, encodeCbor } from "../../protocol/codec.ts";
 import type { Connection } from "../../protocol/connection.ts";
 import { type ChunkHandle, type ServerId, serverId } from "../../protocol/id.ts";
 import { deadMs, serverLeaseMs, suspectMs } from "../../protocol/limits.ts";
+import type { RequestOf } from "../../protocol/method.ts";
+import type { heartbeat } from "../../protocol/methods/fleet.ts";
 import type { Replica } from "../../protocol/shapes.ts";
 import type { Candidate } from "../chunks/placement.ts";
 import { prefixEnd, type StoreReader } from "../store/store.ts";
@@ -10,11 +12,14 @@ import type { Txn } from "../namespace/txn.ts";
 
 export type ServerState = "up" | "suspect" | "dead";
 
+export type DiskHealth = RequestOf<typeof heartbeat>["disk"];
+
 export interface Usage {
   usedBytes: number;
   freeBytes: number;
   chunks: number;
   corruptBlocks: number;
+  disk: DiskHealth;
   diskTrouble?: string;
 }
 
@@ -44,7 +49,13 @@ export interface ChunkServer {
 }
 
 const metaPrefix = "server:";
-const noUsage: Usage = { usedBytes: 0, freeBytes: 0, chunks: 0, corruptBlocks: 0 };
+const noUsage: Usage = {
+  usedBytes: 0,
+  freeBytes: 0,
+  chunks: 0,
+  corruptBlocks: 0,
+  disk: "ok",
+};
 
 /** The chunk servers: who is there, who is not, and what they said of themselves. */
 export class Fleet {
@@ -127,7 +138,7 @@ export class Fleet {
   /** Servers that can be given a new chunk of `bytes`. */
   candidates(bytes: number): Candidate[] {
     return this.up()
-      .filter((server) => !server.usage.diskTrouble && server.usage.freeBytes > bytes)
+      .filter((server) => server.usage.disk === "ok" && server.usage.freeBytes > bytes)
       .map((server) => this.candidate(server));
   }
 

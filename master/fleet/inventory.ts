@@ -229,12 +229,13 @@ export class FleetService {
 }
 
 function usageOf(params: Usage): Usage {
-  const { usedBytes, freeBytes, chunks, corruptBlocks, diskTrouble } = params;
+  const { usedBytes, freeBytes, chunks, corruptBlocks, disk, diskTrouble } = params;
   return {
     usedBytes,
     freeBytes,
     chunks,
     corruptBlocks,
+    disk,
     ...(diskTrouble === undefined ? {} : { diskTrouble }),
   };
 }

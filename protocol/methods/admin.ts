@@ -11,6 +11,7 @@ import {
   SnapshotShape,
   Text,
 } from "../shapes.ts";
+import { DiskHealth } from "./fleet.ts";
 
 /** mount and `gfs` → master: snapshots and the state of the cluster. */
 
@@ -79,6 +80,7 @@ export const status = method({
         freeBytes: Count,
         corruptBlocks: Count,
         lastSeenMs: Count,
+        disk: DiskHealth,
         diskTrouble: Opt(Text),
       }),
       10_000,

@@ -16,13 +16,25 @@ import {
 
 /** chunk server → master, over the connection on which the master also sends its orders. */
 
+/**
+ * `full` takes nothing new; `read-only` and `failing` (reads or writes end with EIO) besides want to
+ * be emptied.
+ */
+export const DiskHealth = Type.Union([
+  Type.Literal("ok"),
+  Type.Literal("full"),
+  Type.Literal("read-only"),
+  Type.Literal("failing"),
+]);
+
 const usage = {
   usedBytes: Count,
   freeBytes: Count,
   chunks: Count,
   /** Blocks whose CRC did not match, since the server's data directory was made. */
   corruptBlocks: Count,
-  /** A sentence when the disk does not take new chunks (full, failing, read-only). */
+  disk: DiskHealth,
+  /** A sentence when `disk` is not `ok`. */
   diskTrouble: Opt(Text),
 };
 

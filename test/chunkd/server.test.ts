@@ -296,7 +296,7 @@ t.test(
     const client = new TestClient(t);
     await client.write([self], pattern(300 * kib, 1), { handle: h(1) });
     freeBytes = 0;
-    await until(() => master.beats.at(-1)?.diskTrouble !== undefined);
+    await until(() => master.beats.at(-1)?.disk === "full");
     t.match(master.beats.at(-1)?.diskTrouble, /full/);
     t.equal(await statusFrom(client.write([self], pattern(10, 1), { handle: h(2) })), "no-space");
     const growth = client.write([self], pattern(10, 1), { handle: h(1), offset: 300 * kib });

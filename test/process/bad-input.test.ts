@@ -381,7 +381,7 @@ t.test("without a hello that fits, nothing is answered but why", async (t) => {
   await mount.call(hello, helloParams, deadline);
   const beat = mount.call(
     heartbeat,
-    { usedBytes: 0, freeBytes: 0, chunks: 0, corruptBlocks: 0, removed: [] },
+    { usedBytes: 0, freeBytes: 0, chunks: 0, corruptBlocks: 0, disk: "ok" as const, removed: [] },
     deadline,
   );
   t.equal(await failure(beat), "protocol", "a mount is no chunk server");

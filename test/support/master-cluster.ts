@@ -165,7 +165,13 @@ export class TestServer {
   async join(cluster: MasterCluster, options: { inventory: boolean } = { inventory: true }) {
     this.connection?.close("again");
     this.connection = await cluster.dial("chunkd", this.#handlers());
-    const usage = { usedBytes: 0, freeBytes: 2 ** 40, chunks: 0, corruptBlocks: 0 };
+    const usage = {
+      usedBytes: 0,
+      freeBytes: 2 ** 40,
+      chunks: 0,
+      corruptBlocks: 0,
+      disk: "ok",
+    } as const;
     const reply = await this.connection.call(fleet.register, {
       ...(this.id === undefined ? {} : { server: this.id }),
       ...{ address: this.address, rack: "", ...usage },
@@ -189,7 +195,13 @@ export class TestServer {
 
   /** Returns the chunks that it is told to delete. */
   async beat(): Promise<readonly ChunkHandle[]> {
-    const usage = { usedBytes: 0, freeBytes: 2 ** 40, chunks: 0, corruptBlocks: 0 };
+    const usage = {
+      usedBytes: 0,
+      freeBytes: 2 ** 40,
+      chunks: 0,
+      corruptBlocks: 0,
+      disk: "ok",
+    } as const;
     const reply = await this.connection?.call(fleet.heartbeat, { ...usage, removed: [] });
     return reply?.remove ?? [];
   }
