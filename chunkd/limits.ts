@@ -14,6 +14,13 @@ export const pieceBytes = payloadBytesMax;
 export const copyPiecesInFlight = 4;
 /** Chunks copied from other servers at once: with the pieces above, 16 MiB of memory. */
 export const copiesMax = 4;
+/**
+ * Drafts that wait for the rest of their copy: each takes disk space, up to a whole chunk, that
+ * nothing else counts.
+ */
+export const draftsMax = 16;
+/** How long a copy waits for one piece from one source before it turns to the next. */
+export const copyPieceMs = 10_000;
 /** Clones made at once: each keeps the disk busy, and other requests want it too. */
 export const clonesMax = 4;
 /**
@@ -63,8 +70,12 @@ export const readBytesMax = 256 * 1024 * 1024;
  * gives up first and so can name it.
  */
 export const hopMs = 5_000;
-/** Chunks whose last write failed somewhere, and bad ones, that are remembered. */
+/** Bad chunks that are remembered. */
 export const faultsMax = 4_096;
+/** Chunks whose last write failed somewhere, until they are raised: as many as may be dirty. */
+export const failedWritesMax = dirtySmallMax;
+/** How many of them the master is told with each heartbeat. */
+export const failedWritesToldMax = 64;
 /** Deletions under way at once; they share a commit of the index. */
 export const removalsAtOnce = 64;
 /** Disk space that is left alone: the index has to grow to delete, and other programs to log. */

@@ -4,6 +4,7 @@ import type { Log } from "../../common/log.ts";
 import { Semaphore } from "../../common/mutex.ts";
 import { readBytesMax, syncsAtOnce } from "../limits.ts";
 import { ChunkIndex, type Written } from "./chunk-index.ts";
+import { Drafts } from "./drafts.ts";
 import { Faults } from "./faults.ts";
 import { ChunkFiles } from "./files.ts";
 import { encodeRecord } from "./record.ts";
@@ -17,6 +18,7 @@ export interface Store {
   readonly log: Log;
   readonly index: ChunkIndex;
   readonly files: ChunkFiles;
+  readonly drafts: Drafts;
   readonly table: ChunkTable;
   readonly faults: Faults;
   readonly space: Space;
@@ -34,12 +36,14 @@ export function openStore(options: {
 }): Store {
   const { root, disk, clock, log } = options;
   const index = new ChunkIndex(`${root}/index`);
+  const files = new ChunkFiles({ disk, root });
   return {
     disk,
     clock,
     log,
     index,
-    files: new ChunkFiles({ disk, root }),
+    files,
+    drafts: new Drafts({ disk, files }),
     table: new ChunkTable({ index, clock }),
     faults: new Faults({ index, log }),
     space: new Space({ disk, path: root, reserveBytes: options.reserveBytes }),

@@ -7,12 +7,15 @@ import type { ChunkIndex } from "../store/chunk-index.ts";
  * Which clients may write. Two things end a client's leave: the fence (a snapshot has raised the
  * epoch), and the server's own lease (the master has not answered for so long that it may count
  * this server out and no longer wait for it before a snapshot). Writes passed on by another server
- * were admitted there.
+ * were admitted there: they are refused only if that server did not answer a fence in time, and may
+ * have been stopped for so long that what it passes on now is over for everybody else.
  */
 export class Admission {
   readonly #index: ChunkIndex;
   readonly #clock: Clock;
   #epoch: Epoch;
+  /** What other servers pass on under a lower epoch is refused. */
+  #passedOnFrom: Epoch;
   #leaseUntilMs = Number.NEGATIVE_INFINITY;
   readonly #admitted = new Set<{ epoch: Epoch; ended: Promise<unknown> }>();
 
@@ -20,6 +23,8 @@ export class Admission {
     this.#index = options.index;
     this.#clock = options.clock;
     this.#epoch = epoch(options.index.getNumber("epoch"));
+    // Whatever was being passed on when this server stopped has failed there.
+    this.#passedOnFrom = this.#epoch;
   }
 
   get epoch(): Epoch {
@@ -68,6 +73,18 @@ export class Admission {
       this.#index.putNumber("epoch", raised);
     }
     await this.#index.flushed();
+  }
+
+  /** Throws `stale-epoch` for a write that another server passes on too late. */
+  checkPassedOn(under: Epoch): void {
+    if (under >= this.#passedOnFrom) return;
+    const message = `epoch ${under} is over, it is ${this.#passedOnFrom} now`;
+    throw new StatusError("stale-epoch", message);
+  }
+
+  /** Nobody who answers the master has writes under a lower epoch any more. */
+  refusePassedOn(raised: Epoch): void {
+    if (raised > this.#passedOnFrom) this.#passedOnFrom = raised;
   }
 
   /** As `adopt`; also waits for every write that was admitted under a lower epoch. */
