@@ -5,6 +5,7 @@ import type { Log } from "../common/log.ts";
 import { type CallOptions, Connection, Handlers, type Transport } from "./connection.ts";
 import type { Method, RequestOf } from "./method.ts";
 import { hello } from "./methods/session.ts";
+import { serverInFlightMax } from "./limits.ts";
 import { protocolVersion } from "./methods.ts";
 import { StatusError } from "./status.ts";
 import { connect } from "./websocket.ts";
@@ -95,6 +96,7 @@ export function accept(
     }
     connection.peerName = `${params.role} ${params.name} (${options.peer})`;
     connection.setHandlers(options.handlersFor(params.role));
+    if (params.role === "chunkd") connection.inFlightMax = serverInFlightMax;
     options.onReady(connection, { role: params.role, name: params.name });
     return { protocol: protocolVersion, cluster: own };
   });

@@ -42,15 +42,15 @@ class WebSocketTransport implements Transport {
     this.#keepAlive();
   }
 
-  send(parts: readonly Buffer[]): void {
+  send(parts: readonly Buffer[], onSent: () => void = ignored): void {
     const [envelope, payload] = parts;
-    if (this.#socket.readyState !== WebSocket.OPEN || !envelope) return;
-    if (!payload) return this.#socket.send(envelope, ignored);
+    if (this.#socket.readyState !== WebSocket.OPEN || !envelope) return onSent();
+    if (!payload) return this.#socket.send(envelope, onSent);
     if (payload.length <= joinBytesMax) {
-      return this.#socket.send(Buffer.concat([envelope, payload]), ignored);
+      return this.#socket.send(Buffer.concat([envelope, payload]), onSent);
     }
     this.#socket.send(envelope, { fin: false }, ignored);
-    this.#socket.send(payload, { fin: true }, ignored);
+    this.#socket.send(payload, { fin: true }, onSent);
   }
 
   queuedBytes(): number {

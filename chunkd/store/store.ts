@@ -2,7 +2,7 @@ import type { Clock } from "../../common/clock.ts";
 import type { Disk } from "../../common/disk.ts";
 import type { Log } from "../../common/log.ts";
 import { Semaphore } from "../../common/mutex.ts";
-import { readBytesMax, syncsAtOnce } from "../limits.ts";
+import { syncsAtOnce } from "../limits.ts";
 import { ChunkIndex, type Written } from "./chunk-index.ts";
 import { Drafts } from "./drafts.ts";
 import { Faults } from "./faults.ts";
@@ -23,7 +23,6 @@ export interface Store {
   readonly faults: Faults;
   readonly space: Space;
   readonly syncs: Semaphore;
-  readonly readMemory: Semaphore;
 }
 
 /** Opens the store of a data directory that is locked and laid out. `recover` comes next. */
@@ -48,7 +47,6 @@ export function openStore(options: {
     faults: new Faults({ index, log }),
     space: new Space({ disk, path: root, reserveBytes: options.reserveBytes }),
     syncs: new Semaphore(syncsAtOnce),
-    readMemory: new Semaphore(readBytesMax),
   };
 }
 
