@@ -1,22 +1,6 @@
 import t from "tap";
-import type { Clock } from "../../../common/clock.ts";
 import { firstAnswer, type HedgeOptions, type Try } from "../../../mount/client/hedge.ts";
-
-/** A clock whose timers fire when the test says so. */
-function handClock(): { clock: Clock; fire: () => void } {
-  const timers = new Set<() => void>();
-  const timer: Clock["timer"] = (_afterMs, fire) => {
-    timers.add(fire);
-    return { cancel: () => void timers.delete(fire) };
-  };
-  const fire = (): void => {
-    for (const due of [...timers]) {
-      timers.delete(due);
-      due();
-    }
-  };
-  return { clock: { nowMs: () => 0, wallNs: () => 0n, timer }, fire };
-}
+import { handClock } from "../../support/hand-clock.ts";
 
 interface Scene {
   fire: () => void;
