@@ -17,8 +17,8 @@ import {
 /** chunk server → master, over the connection on which the master also sends its orders. */
 
 /**
- * `full` takes nothing new; `read-only` and `failing` (reads or writes end with EIO) besides want to
- * be emptied.
+ * `full` takes nothing new; `read-only` and `failing` (reads or writes end with EIO) besides want
+ * to be emptied.
  */
 export const DiskHealth = Type.Union([
   Type.Literal("ok"),
