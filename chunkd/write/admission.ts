@@ -1,4 +1,5 @@
 import type { Clock } from "../../common/clock.ts";
+import type { Log } from "../../common/log.ts";
 import { type Epoch, epoch } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { ChunkIndex } from "../store/chunk-index.ts";
@@ -12,14 +13,19 @@ import type { ChunkIndex } from "../store/chunk-index.ts";
 export class Admission {
   readonly #index: ChunkIndex;
   readonly #clock: Clock;
+  readonly #log: Log;
   #epoch: Epoch;
+  /** What the index has on the disk. */
+  #storedEpoch: Epoch;
   #leaseUntilMs = Number.NEGATIVE_INFINITY;
   readonly #admitted = new Set<{ epoch: Epoch; ended: Promise<unknown> }>();
 
-  constructor(options: { index: ChunkIndex; clock: Clock }) {
+  constructor(options: { index: ChunkIndex; clock: Clock; log: Log }) {
     this.#index = options.index;
     this.#clock = options.clock;
+    this.#log = options.log;
     this.#epoch = epoch(options.index.getNumber("epoch"));
+    this.#storedEpoch = this.#epoch;
   }
 
   get epoch(): Epoch {
@@ -61,13 +67,22 @@ export class Admission {
     }
   }
 
-  /** Takes over a higher epoch and keeps it across restarts; resolves when that is on the disk. */
+  /**
+   * Takes over a higher epoch and keeps it across restarts; resolves when that is on the disk. On a
+   * disk that does not take it (a full one) it is kept in memory, and put there later: a server
+   * that starts again takes no write before the master has told it the epoch.
+   */
   async adopt(raised: Epoch): Promise<void> {
-    if (raised > this.#epoch) {
-      this.#epoch = raised;
-      this.#index.putNumber("epoch", raised);
+    if (raised > this.#epoch) this.#epoch = raised;
+    const wanted = this.#epoch;
+    if (this.#storedEpoch >= wanted) return;
+    try {
+      await this.#index.putNumber("epoch", wanted).flushed();
+      if (this.#storedEpoch < wanted) this.#storedEpoch = wanted;
+    } catch (error) {
+      if (!(error instanceof StatusError)) throw error;
+      this.#log.warn("epoch.not-stored", { epoch: wanted, error });
     }
-    await this.#index.flushed();
   }
 
   /** As `adopt`; also waits for every write that was admitted under a lower epoch. */
