@@ -78,7 +78,7 @@ export class ChunkServer {
     this.store = parts.store;
     this.#cleaner = parts.cleaner;
     this.#tasks = new Tasks({ clock, log });
-    this.#admission = new Admission({ index: this.store.index, clock });
+    this.#admission = new Admission({ index: this.store.index, clock, log });
     const run = (work: () => Promise<void>): void => this.#tasks.run("remove", work);
     this.#remover = new Remover({ store: this.store, run });
     this.failed = new Promise((_, reject) => {
