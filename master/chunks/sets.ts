@@ -1,4 +1,3 @@
-import { must } from "../../common/assert.ts";
 import type { Log } from "../../common/log.ts";
 import { KeyedMutex } from "../../common/mutex.ts";
 import {
@@ -64,6 +63,13 @@ export class ChunkSets {
     this.#committer = options.committer;
     this.#fleet = options.fleet;
     this.#log = options.log;
+  }
+
+  /** It may have been deleted meanwhile: that takes no lock. */
+  #expect(handle: ChunkHandle): Chunk {
+    const chunk = this.find(handle);
+    if (!chunk) throw changedMeanwhile();
+    return chunk;
   }
 
   find(handle: ChunkHandle): Chunk | undefined {
@@ -153,8 +159,7 @@ export class ChunkSets {
     wanted: readonly ServerId[],
     doubt: Doubt,
   ): Promise<{ set: readonly ServerId[]; uneven: ReadonlySet<ServerId> }> {
-    const chunk = this.find(handle);
-    if (!chunk) throw changedMeanwhile();
+    const chunk = this.#expect(handle);
     await this.#committer.synced();
     const doubtful = this.unsettled.of(handle);
     const servers = doubt === "exclude" ? wanted.filter((id) => !doubtful.has(id)) : wanted;
@@ -290,7 +295,7 @@ export class ChunkSets {
 
   /** Lengths and CRCs of replicas, of those that answer. */
   async #sums(handle: ChunkHandle, servers: readonly ServerId[]): Promise<Map<ServerId, Sum>> {
-    const { version } = must(this.find(handle), "chunk");
+    const { version } = this.#expect(handle);
     const sums = new Map<ServerId, Sum>();
     await Promise.all(
       servers.map(async (id) => {
@@ -320,6 +325,21 @@ export class ChunkSets {
       const up = this.present(handle).filter((id) => this.#fleet.isUp(id));
       if (up.length === 0) throw this.silent(handle);
       await this.raise(handle, up);
+      await this.#copyInto(handle, target);
+    });
+  }
+
+  /**
+   * Makes a bad replica good from others that are bad too, elsewhere: each block comes from any
+   * that has it. Nothing has changed if there is a block that nobody has: `corrupt`, or whatever
+   * else went wrong.
+   */
+  async mendReplica(handle: ChunkHandle, target: ServerId): Promise<void> {
+    await this.#orderCopy(handle, target, { draft: true });
+    await this.locked(handle, async () => {
+      const others = this.present(handle).filter((id) => this.#fleet.isUp(id) && id !== target);
+      if (!this.find(handle)?.servers.includes(target) || others.length === 0) return;
+      await this.raise(handle, others);
       await this.#copyInto(handle, target);
     });
   }
@@ -375,8 +395,8 @@ export class ChunkSets {
     target: ServerId,
     { draft }: { draft: boolean },
   ): Promise<ChunkVersion> {
-    const { version } = must(this.find(handle), "chunk");
-    const holders = this.present(handle).filter((id) => this.#fleet.isUp(id));
+    const { version } = this.#expect(handle);
+    const holders = this.present(handle).filter((id) => this.#fleet.isUp(id) && id !== target);
     const sources = holders.flatMap((id) => this.#fleet.replica(id) ?? []);
     const connection = this.#fleet.get(target)?.connection;
     if (sources.length === 0) throw this.silent(handle);
@@ -397,8 +417,7 @@ export class ChunkSets {
   async makeCopy(source: ChunkHandle, length: number | undefined): Promise<CutCopy | undefined> {
     return this.locked(source, async () => {
       await this.cut(source);
-      const chunk = this.find(source);
-      if (!chunk) throw changedMeanwhile();
+      const chunk = this.#expect(source);
       const handle = chunkHandle(this.#committer.ids.next("handle"));
       const cutAt = length === undefined ? {} : { length };
       const order = { handle: source, version: chunk.version, target: handle, ...cutAt };

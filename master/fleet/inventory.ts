@@ -20,6 +20,15 @@ type Report = RequestOf<typeof inventory>["chunks"][number];
 
 type FailedWrite = RequestOf<typeof writeFailed>;
 
+/** A chunk all of whose replicas are bad is looked at again after this long. */
+const mendEveryMs = 600_000;
+
+interface BadReplicas {
+  servers: Set<ServerId>;
+  /** Before, it is no use to try to make one good from the others. */
+  mendAtMs: number;
+}
+
 /** Chunks made even at once: each waits for its servers, of which one may be slow. */
 const settlesAtOnce = 64;
 /** Bad replicas remembered: a disk that has more is better replaced as a whole. */
@@ -40,7 +49,7 @@ export class FleetService {
   readonly #log: Log;
   readonly #reporting = new Map<Connection, Reporting>();
   /** Replicas known to be bad that are still in their sets. */
-  readonly #bad = new Map<ChunkHandle, Set<ServerId>>();
+  readonly #bad = new Map<ChunkHandle, BadReplicas>();
   /** Told by chunk servers, and not looked at yet. */
   readonly #failedWrites = new Map<ChunkHandle, FailedWrite>();
   /** Called when repair has something to look at. */
@@ -211,19 +220,24 @@ export class FleetService {
   ): Promise<ReplyOf<typeof replicaBad>> {
     this.#log.error("replica.bad", { server, ...params });
     const { handle } = params;
-    const known = this.#bad.get(handle) ?? new Set();
-    if (this.#bad.size < badMax) this.#bad.set(handle, known.add(server));
+    const { servers } = this.#bad.get(handle) ?? { servers: new Set() };
+    if (this.#bad.size < badMax) {
+      this.#bad.set(handle, { servers: servers.add(server), mendAtMs: this.#clock.nowMs() });
+    }
     await this.#dropBad(handle);
     return {};
   }
 
   /** Bad replicas that were the only ones at hand when they were found are looked at again. */
   async dropBadReplicas(): Promise<void> {
-    for (const handle of [...this.#bad.keys()]) await this.#dropBad(handle);
+    for (const handle of [...this.#bad.keys()]) {
+      await this.#dropBad(handle);
+      await this.#mendBad(handle);
+    }
   }
 
   async #dropBad(handle: ChunkHandle): Promise<void> {
-    const bad = this.#bad.get(handle) ?? new Set();
+    const { servers: bad } = this.#bad.get(handle) ?? { servers: new Set() };
     const { sets } = this.#chunks;
     const chunk = sets.find(handle);
     const members = [...bad].filter((id) => chunk?.servers.includes(id));
@@ -233,6 +247,25 @@ export class FleetService {
     await sets.replicasFailed(handle, chunk.version, members);
     this.#bad.delete(handle);
     this.onChange();
+  }
+
+  /** All are bad, but perhaps not in the same places: then each has what another one lacks. */
+  async #mendBad(handle: ChunkHandle): Promise<void> {
+    const bad = this.#bad.get(handle);
+    const { sets } = this.#chunks;
+    const up = sets.present(handle).filter((id) => this.#fleet.isUp(id));
+    const target = up.find((id) => bad?.servers.has(id));
+    if (!bad || target === undefined || up.length < 2) return;
+    if (this.#clock.nowMs() < bad.mendAtMs) return;
+    bad.mendAtMs = this.#clock.nowMs() + mendEveryMs;
+    try {
+      await sets.mendReplica(handle, target);
+      bad.servers.delete(target);
+      bad.mendAtMs = this.#clock.nowMs();
+      this.#log.event("replica.mended", { handle, server: target });
+    } catch (error) {
+      this.#log.error("replica.not-mended", { handle, server: target, error });
+    }
   }
 
   /** A write did not reach every replica, and nobody else may say so: see `settleFailedWrites`. */

@@ -13,6 +13,7 @@ import {
   type TestServer,
   testServers,
 } from "../support/master-cluster.ts";
+import { StatusError } from "../../protocol/status.ts";
 import { outcome } from "../support/outcome.ts";
 import { newTestStore } from "../support/test-store.ts";
 
@@ -324,4 +325,40 @@ t.test("a server that registers while a snapshot is taken is told the new epoch"
   t.ok(Number(late.epoch) > before, "before the snapshot is even recorded");
   const { snapshot } = await taken;
   t.equal(snapshot.epoch, before);
+});
+
+t.test("replicas that are all bad are mended from each other, or stay as they are", async (t) => {
+  const all = await scene(t, 2);
+  const { cluster, servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "x");
+  const orders: string[] = [];
+  let mendable = false;
+  for (const server of servers) {
+    server.onOrder = (order) => {
+      orders.push(order);
+      if (order === "draft" && !mendable) throw new StatusError("corrupt", "the same block");
+    };
+  }
+  const { handle, version } = grant;
+  const { fleetService } = cluster.master;
+  const [a, b] = servers as [TestServer, TestServer];
+  const report = { handle, version, reason: "a CRC" };
+  b.leave();
+  while (cluster.master.fleet.isUp(must(b.id, "id"))) await new Promise(setImmediate);
+  await must(a.connection, "connected").call(fleet.replicaBad, report);
+  await b.join(cluster);
+  await must(b.connection, "connected").call(fleet.replicaBad, report);
+  await fleetService.dropBadReplicas();
+  t.same(orders, ["draft"], "what could not be fetched changes nothing");
+  t.same((await located(mount, attr)).length, 2, "what is good of them is still read");
+  mendable = true;
+  await fleetService.dropBadReplicas();
+  t.equal(orders.length, 1, "and is not tried again at once");
+  cluster.nowMs += 600_000;
+  for (const server of servers) await server.join(cluster);
+  await fleetService.dropBadReplicas();
+  t.same(orders.slice(1), ["draft", "raiseVersion", "copyChunk"]);
+  await fleetService.dropBadReplicas();
+  const one = cluster.master.chunks.sets.find(handle)?.servers;
+  t.equal(one?.length, 1, "then there is a good one, and the other makes way for its copy");
 });
