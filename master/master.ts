@@ -138,7 +138,8 @@ export class Master {
     this.#tasks.every("sweep", reclaimMs, async () => {
       if (!this.#sweepWanted) return;
       this.#sweepWanted = false;
-      await sweepHistory(this.committer, signal);
+      const damaged = (error: unknown): void => this.#log.error("sweep.damaged", { error });
+      await sweepHistory(this.committer, signal, damaged);
     });
     this.#tasks.every("repair", repairMs, async () => {
       await this.fleetService.dropBadReplicas();

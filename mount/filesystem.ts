@@ -117,7 +117,7 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
   const timeoutMs = options.soft ? options.timeoutMs : undefined;
   const connect = websocketConnect(clock);
   const name = `${hostname()} pid ${process.pid}`;
-  const cache = new MetaCache();
+  const cache = new MetaCache(() => master.believesForMs > 0);
   const kernel = new Kernel({ clock, log });
   const dropEverything = (): Promise<void> => {
     cache.clear();

@@ -100,6 +100,7 @@ export class Connection {
   #handlers: Handlers;
   #nextId = 1;
   #closedFor: string | undefined;
+  #heardMs: number;
   readonly #waiting = new Map<number, Waiting>();
   readonly #serving = new Map<number, AbortController>();
   readonly #closeListeners: ((reason: string) => void)[] = [];
@@ -113,12 +114,18 @@ export class Connection {
     this.#clock = options.clock;
     this.#log = options.log;
     this.peerName = options.peerName;
+    this.#heardMs = options.clock.nowMs();
     transport.onMessage((parts) => this.#receive(parts));
     transport.onClose((reason) => this.#ended(reason));
   }
 
   get closed(): boolean {
     return this.#closedFor !== undefined;
+  }
+
+  /** When the peer's latest message came, on this side's monotonic clock. */
+  get heardMs(): number {
+    return this.#heardMs;
   }
 
   /** Requests of the peer that are being worked on. */
@@ -217,6 +224,7 @@ export class Connection {
   }
 
   #receive(parts: readonly Buffer[]): void {
+    this.#heardMs = this.#clock.nowMs();
     try {
       this.#dispatch(parts);
     } catch (error) {

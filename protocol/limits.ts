@@ -51,6 +51,13 @@ export const deadlineMsDefault = 30_000;
 export const keepAliveMs = 5_000;
 /** A mount's session outlives its connection this long. Renewed by any message. */
 export const sessionLeaseMs = 30_000;
+/**
+ * A mount believes what it has cached for this long after it asked the master something that was
+ * answered. So a mount that is cut off, and cannot be told of a change, need only be waited out.
+ */
+export const cacheLeaseMs = 10_000;
+/** How much a mount's clock may run slower than the master's in that time, and time to drop it. */
+export const cacheMarginMs = 1_000;
 /** Chunk servers tell the master they are alive this often. */
 export const heartbeatMs = 2_000;
 /** A chunk server silent for this long is suspect: not chosen for new chunks, read last. */
@@ -66,4 +73,5 @@ export const serverLeaseMs = 20_000;
 
 assert(suspectMs < serverLeaseMs, "three heartbeats fit inside the lease");
 assert(serverLeaseMs < deadMs, "a dead server's lease has run out");
+assert(cacheLeaseMs + cacheMarginMs < sessionLeaseMs, "a session outlives what it has cached");
 assert(keepAliveMs * 2 < sessionLeaseMs, "a session is renewed before it ends");

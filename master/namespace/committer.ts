@@ -73,6 +73,8 @@ export class Committer {
   #groups = 0;
   /** Set while a commit that ended the sharing of chunks is not on the disk: the last such one. */
   #unshared: Promise<void> | undefined;
+  /** Committed, and not answered yet, by request. */
+  readonly #unanswered = new Map<string, Promise<void>>();
   /** Called after a commit with what it changed, and for which session. */
   onCommit: (touched: Touched, session: SessionId | undefined) => Promise<void> | undefined = () =>
     undefined;
@@ -197,9 +199,21 @@ export class Committer {
   }
 
   #finish(queued: Queued, outcome: Outcome, synced: Promise<void> | undefined): void {
-    const told = outcome.kind === "done" ? this.#committed(queued, outcome) : undefined;
+    const { request } = queued;
+    const key = request && `${request.session}/${request.seq}`;
+    const told =
+      outcome.kind === "done" ? this.#committed(queued, outcome) : this.#unanswered.get(key ?? "");
     if (!synced && !told) return answer(queued, outcome);
-    Promise.all([synced, told]).then(() => answer(queued, outcome), queued.reject);
+    const ready = Promise.all([synced, told]).then(() => undefined);
+    if (key !== undefined && outcome.kind === "done") this.#noteUnanswered(key, ready);
+    ready.then(() => answer(queued, outcome), queued.reject);
+  }
+
+  /** The same request again, from a mount that has lost its connection, waits for that too. */
+  #noteUnanswered(key: string, ready: Promise<void>): void {
+    this.#unanswered.set(key, ready);
+    const forget = (): void => void this.#unanswered.delete(key);
+    ready.then(forget, forget);
   }
 
   /** What follows a commit at once; the answer waits for what is returned. */

@@ -1,8 +1,8 @@
-import type { Clock } from "../../common/clock.ts";
+import { type Clock, sleep } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
 import type { Connection } from "../../protocol/connection.ts";
 import { type Ino, ino as toIno, type SessionId, sessionId } from "../../protocol/id.ts";
-import { sessionLeaseMs } from "../../protocol/limits.ts";
+import { cacheLeaseMs, cacheMarginMs, sessionLeaseMs } from "../../protocol/limits.ts";
 import type { RequestOf } from "../../protocol/method.ts";
 import { invalidate } from "../../protocol/methods/namespace.ts";
 import { flushSession, type openSession } from "../../protocol/methods/session.ts";
@@ -11,12 +11,15 @@ import { type Committer, decodeReply, encodeReply, type Touched } from "../names
 import { discard, orphanKey } from "../namespace/ops/common.ts";
 import type { Txn } from "../namespace/txn.ts";
 import { numberFromKey, numberKey } from "../store/bytes.ts";
+import { Dropping } from "./dropping.ts";
 import { Leases, type Told } from "./leases.ts";
 
 /**
  * How long a change waits for another mount to drop what it has cached, before that one is cut off.
  */
 const invalidateMs = 2_000;
+/** How often a mount is looked at that is waited out. */
+const waitOutStepMs = 200;
 /** How long a snapshot waits for a mount to send what it holds unwritten. */
 const flushMs = 15_000;
 /** Replies forgotten in one transaction: the rest follows with the next. */
@@ -34,6 +37,14 @@ export interface Session {
   lastSeenMs: number;
   readonly opens: Set<Ino>;
   readonly leases: Leases;
+  /** What it has been told of, and may not have dropped yet. */
+  readonly dropping: Dropping;
+  /** Without a connection: until when it may believe what it has cached. */
+  believesUntilMs: number;
+  /** From before a restart of the master: nobody knows what it has cached. */
+  believesAnything: boolean;
+  /** Aborts when it has a connection again, and so has dropped everything. */
+  back: AbortController;
   /** Those of `opens` that it may have grants to write for. */
   readonly writes: Set<Ino>;
   /** Replies up to this number are forgotten. */
@@ -81,7 +92,10 @@ export class Sessions {
         continue;
       }
       const stored = decodeReply(value) as Pick<Session, "secret" | "mountpoint" | "name">;
-      this.#sessions.set(id, this.#blank(id, stored));
+      const awaited = this.#blank(id, stored);
+      awaited.believesUntilMs = this.#clock.nowMs() + cacheLeaseMs + cacheMarginMs;
+      awaited.believesAnything = true;
+      this.#sessions.set(id, awaited);
       this.#awaited.add(id);
     }
   }
@@ -202,7 +216,7 @@ export class Sessions {
     if (session.connection) this.#byConnection.delete(session.connection);
     session.connection = connection;
     // It has dropped its caches when it lost its connection.
-    session.leases.clear();
+    forgetCaches(session);
     session.name = connection.peerName;
     session.lastSeenMs = this.#clock.nowMs();
     this.#byConnection.set(connection, session);
@@ -239,6 +253,10 @@ export class Sessions {
       lastSeenMs: this.#clock.nowMs(),
       opens: new Set(),
       leases: new Leases(),
+      dropping: new Dropping(),
+      believesUntilMs: Number.NEGATIVE_INFINITY,
+      believesAnything: false,
+      back: new AbortController(),
       writes: new Set(),
       forgotten: 0,
       forgetting: { group: 0, upTo: 0 },
@@ -251,6 +269,8 @@ export class Sessions {
     if (session?.connection !== connection) return;
     session.connection = undefined;
     session.lastSeenMs = this.#clock.nowMs();
+    session.believesUntilMs = connection.heardMs + cacheLeaseMs + cacheMarginMs;
+    session.back = new AbortController();
   }
 
   /** Ends a session: its files are closed, its replies forgotten. */
@@ -300,18 +320,30 @@ export class Sessions {
 
   /**
    * Tells the other mounts that may have cached it what has changed, and waits until they have
-   * dropped it. One that does not answer loses its connection, and with it its right to cache.
+   * dropped it. One that does not answer, or is not connected, is waited out: it believes what it
+   * has cached only for as long as the master answers it.
    */
   invalidateOthers(touched: Touched, origin: SessionId | undefined): Promise<void> | undefined {
-    let waiting: Promise<void>[] | undefined;
-    for (const session of this.#byConnection.values()) {
+    const waiting: Promise<void>[] = [];
+    for (const session of this.#sessions.values()) {
       if (session.id === origin || session.mountpoint === "") continue;
+      if (!session.connection && !this.#mayBelieve(session)) continue;
+      // What it was told a moment ago, and has not answered yet.
+      waiting.push(...session.dropping.of(touched));
       const told = toldOf(session, touched);
       if (!told) continue;
-      waiting ??= [];
-      waiting.push(this.#invalidate(session, { everything: false, ...told }));
+      const dropped = this.#invalidate(session, { everything: false, ...told });
+      session.dropping.add(told, dropped);
+      waiting.push(dropped);
     }
-    return waiting && Promise.all(waiting).then(() => undefined);
+    return waiting.length > 0 ? Promise.all(waiting).then(() => undefined) : undefined;
+  }
+
+  /** True if a mount that is not connected may answer from its caches. */
+  #mayBelieve(session: Session): boolean {
+    if (this.#clock.nowMs() < session.believesUntilMs) return true;
+    if (session.leases.size > 0 || session.believesAnything) forgetCaches(session);
+    return false;
   }
 
   /** Records what the session is told, so that it hears of changes. */
@@ -321,16 +353,26 @@ export class Sessions {
     if (!session.leases.overflowed) return;
     session.leases.overflowed = false;
     const everything = { everything: true, inos: [], contents: [], entries: [] };
-    void this.#invalidate(session, everything);
+    session.dropping.addEverything(this.#invalidate(session, everything));
   }
 
   async #invalidate(session: Session, told: RequestOf<typeof invalidate>): Promise<void> {
     const { connection, id } = session;
     try {
       await connection?.call(invalidate, told, { deadlineMs: invalidateMs });
+      if (connection) return;
     } catch (error) {
       this.#log.warn("session.no-invalidate", { session: id, error });
       connection?.close("did not drop its caches in time");
+    }
+    await this.#waitOut(session);
+  }
+
+  /** Until the mount has dropped everything, as it is back, or believes nothing any more. */
+  async #waitOut(session: Session): Promise<void> {
+    while (!session.connection && this.#mayBelieve(session)) {
+      const leftMs = session.believesUntilMs - this.#clock.nowMs();
+      await sleep(this.#clock, Math.min(leftMs, waitOutStepMs), session.back.signal);
     }
   }
 
@@ -352,11 +394,19 @@ export class Sessions {
   }
 }
 
+/** The mount has dropped everything. */
+function forgetCaches(session: Session): void {
+  session.leases.clear();
+  session.believesAnything = false;
+  session.back.abort();
+}
+
 /**
  * What the session has to be told. Of a file that it has open it hears everything: it may have
  * leave to write chunks that are gone.
  */
 function toldOf(session: Session, touched: Touched): Told | undefined {
+  if (session.believesAnything) return { inos: [], contents: [], entries: [] };
   const told = session.leases.take(touched);
   for (const ino of touched.inos) {
     if (!session.opens.has(ino)) continue;

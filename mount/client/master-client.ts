@@ -7,7 +7,7 @@ import type { Tasks } from "../../common/tasks.ts";
 import { type Connection, Handlers } from "../../protocol/connection.ts";
 import { type Connect, dial } from "../../protocol/dial.ts";
 import type { Ino, SessionId } from "../../protocol/id.ts";
-import { sessionLeaseMs } from "../../protocol/limits.ts";
+import { cacheLeaseMs, sessionLeaseMs } from "../../protocol/limits.ts";
 import type { Method, RequestOf, Sequence } from "../../protocol/method.ts";
 import { lockReady } from "../../protocol/methods/lock.ts";
 import { invalidate, recallTail } from "../../protocol/methods/namespace.ts";
@@ -26,11 +26,14 @@ const retryMostMs = 2_000;
  * A request is sent again when its answer takes longer: the reply cache answers it if it was done.
  */
 const attemptMs = 30_000;
-/** An idle session is renewed this often; a third of its lease. */
-const renewMs = 10_000;
+/** The master is asked this often if nothing else is asked. */
+const renewMs = 3_000;
+/** How often it is looked at whether the master still answers. */
+const watchMs = 500;
 /** After an answer, the session lives at least this long: the lease began after the question. */
 const aliveMs = sessionLeaseMs - 5_000;
-assert(renewMs * 2 < aliveMs, "a session that is renewed counts as alive");
+assert(renewMs * 3 < cacheLeaseMs, "a renewal may be late by another before caches are lost");
+assert(cacheLeaseMs < aliveMs, "what is cached is dropped before the session can end");
 
 export interface MasterClientOptions {
   address: Address;
@@ -102,8 +105,14 @@ export class MasterClient {
     await this.#open();
     this.#options.tasks.run("master-connection", () => this.#keepConnected());
     this.#options.tasks.every("renew", renewMs, async () => {
-      if (!this.#session) return;
+      if (!this.#session || this.believesForMs > cacheLeaseMs - renewMs / 3) return;
       await this.#send(this.#session, renewSession, {}, undefined).catch(() => undefined);
+    });
+    this.#options.tasks.every("watch", watchMs, () => {
+      if (this.believesForMs === 0) {
+        this.#session?.connection.close(`no answer in ${cacheLeaseMs / 1000} s`);
+      }
+      return Promise.resolve();
     });
   }
 
@@ -139,9 +148,13 @@ export class MasterClient {
     await this.read(renewSession, {});
   }
 
-  /** True while the master tells this mount what others change. */
-  get isConnected(): boolean {
-    return this.#session !== undefined && !this.#session.connection.closed;
+  /**
+   * How much longer what was told by the master can be believed if it says nothing more: it waits
+   * that long for a mount that it cannot tell of a change. 0: no more.
+   */
+  get believesForMs(): number {
+    if (!this.#session || this.#session.connection.closed) return 0;
+    return Math.max(0, this.#heardMs + cacheLeaseMs - this.#options.clock.nowMs());
   }
 
   async #open(): Promise<void> {
@@ -158,6 +171,7 @@ export class MasterClient {
       clock,
       log,
     });
+    const askedMs = clock.nowMs();
     const reply = await connection
       .call(openSession, {
         mountpoint,
@@ -179,6 +193,7 @@ export class MasterClient {
       throw error;
     });
     this.#session = { id: reply.session, connection };
+    this.#heardMs = Math.max(this.#heardMs, askedMs);
     connection.onClose(() => this.#lost(connection));
     this.#ready.fire();
   }
@@ -360,7 +375,12 @@ function newSignal(): Signal {
 
 function closedOrAborted(connection: Connection, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    connection.onClose(() => resolve());
-    signal.addEventListener("abort", () => resolve(), { once: true });
+    const done = (): void => {
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    connection.onClose(done);
+    signal.addEventListener("abort", done, { once: true });
+    if (signal.aborted) done();
   });
 }

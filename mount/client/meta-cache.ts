@@ -13,7 +13,7 @@ const changesMax = 20_000;
 
 /**
  * What this mount knows of inodes and names. It stays valid until the master says that another
- * mount changed it, this mount changes it itself, or the connection to the master is lost.
+ * mount changed it, this mount changes it itself, or the master has not answered for too long.
  *
  * An answer is only kept if what it is about did not change while it was on its way: take a
  * `ticket` before asking, also before asking for a change, and give it back with the answer. After
@@ -28,6 +28,7 @@ export class MetaCache {
   /** Directories of which the master tells what changes. */
   readonly #directories = new LRUCache<Ino, true>({ max: directoriesMax });
   readonly #xattrs = new LRUCache<Ino, Map<string, Buffer | undefined>>({ max: xattrsMax });
+  readonly #mayBelieve: () => boolean;
   /** Counts changes. */
   #now = 0;
   /** When an inode or entry was last changed, oldest first. */
@@ -35,12 +36,17 @@ export class MetaCache {
   /** Anything may have changed before that. */
   #horizon = 0;
 
+  /** `mayBelieve`: false when the master may have changed things without this mount being told. */
+  constructor(mayBelieve: () => boolean = () => true) {
+    this.#mayBelieve = mayBelieve;
+  }
+
   ticket(): number {
     return this.#now;
   }
 
   attr(ino: Ino): Attr | undefined {
-    return this.#attrs.get(ino);
+    return this.#mayBelieve() ? this.#attrs.get(ino) : undefined;
   }
 
   /** False, and not kept, if the inode has changed since the ticket. */
@@ -71,7 +77,7 @@ export class MetaCache {
 
   /** The inode of a name, 0 if there is none, undefined if that is not known. */
   entry(parent: Ino, name: Buffer): Ino | 0 | undefined {
-    return this.#entries.get(entryKey(parent, name));
+    return this.#mayBelieve() ? this.#entries.get(entryKey(parent, name)) : undefined;
   }
 
   putEntry(parent: Ino, name: Buffer, ino: Ino | 0, ticket: number): void {
@@ -83,7 +89,7 @@ export class MetaCache {
 
   /** True if the master tells this mount of changes to the names in `parent`. */
   knowsNames(parent: Ino): boolean {
-    return this.#directories.has(parent);
+    return this.#mayBelieve() && this.#directories.has(parent);
   }
 
   /** As `putEntry`, with the answer to a change that this mount has made. */
@@ -94,7 +100,7 @@ export class MetaCache {
   }
 
   xattr(ino: Ino, name: Buffer): { value: Buffer | undefined } | undefined {
-    const known = this.#xattrs.get(ino);
+    const known = this.#mayBelieve() ? this.#xattrs.get(ino) : undefined;
     const key = name.toString("latin1");
     return known?.has(key) ? { value: known.get(key) } : undefined;
   }

@@ -113,7 +113,7 @@ function isKnown({ files, cache, kernel, master }: Context, ino: Ino): boolean {
     files.isOpened(ino) &&
     cache.attr(ino) !== undefined &&
     kernel.knowsContents(ino) &&
-    master.isConnected
+    master.believesForMs > 0
   );
 }
 

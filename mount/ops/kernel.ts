@@ -9,11 +9,8 @@ import type { Context } from "./context.ts";
 
 type Group = Pick<FileSystem, "mounted" | "validMs">;
 
-/**
- * How long the kernel believes what it was told: for as long as the master tells this mount of
- * changes, anything; but should this program be stopped, nothing older than this is believed.
- */
-const validMs = 600_000;
+/** A snapshot does not change: how long the kernel believes what it was told of it. */
+const frozenMs = 600_000;
 /**
  * The master waits this long at most for the kernel to drop something, well inside what it allows:
  * a page that is being written cannot be dropped before.
@@ -107,17 +104,19 @@ export class Kernel {
 /** What the kernel may keep. */
 export function kernelOps(context: Context): Group {
   const { kernel, nodes, cache, master, writeBack } = context;
-  const isValid = (node: Node, what: "attributes" | "names"): boolean => {
+  const validMs = (node: Node, what: "attributes" | "names"): number => {
     const ref = nodes.find(node);
-    if (!ref || ref.kind === "snapshots") return false;
-    // A snapshot does not change.
-    if (ref.kind === "frozen") return true;
-    if (!master.isConnected) return false;
-    if (what === "names") return cache.knowsNames(ref.ino);
-    return cache.attr(ref.ino) !== undefined && writeBack.pending(ref.ino) === undefined;
+    if (!ref || ref.kind === "snapshots") return 0;
+    if (ref.kind === "frozen") return frozenMs;
+    const known =
+      what === "names"
+        ? cache.knowsNames(ref.ino)
+        : cache.attr(ref.ino) !== undefined && writeBack.pending(ref.ino) === undefined;
+    // Should this program be stopped, the kernel believes nothing for longer than the master waits.
+    return known ? master.believesForMs : 0;
   };
   return {
     mounted: (caches) => kernel.mounted(caches),
-    validMs: (node, what) => (isValid(node, what) ? validMs : 0),
+    validMs,
   };
 }

@@ -2,7 +2,8 @@ import t, { type Test } from "tap";
 import { reclaimTrash } from "../../master/background/reclaim.ts";
 import { Leases, lease } from "../../master/service/leases.ts";
 import { Handlers } from "../../protocol/connection.ts";
-import { ino, rootIno } from "../../protocol/id.ts";
+import { type Ino, ino, rootIno } from "../../protocol/id.ts";
+import { cacheLeaseMs, cacheMarginMs } from "../../protocol/limits.ts";
 import type { RequestOf } from "../../protocol/method.ts";
 import * as namespace from "../../protocol/methods/namespace.ts";
 import { flushSession, openSession } from "../../protocol/methods/session.ts";
@@ -116,6 +117,110 @@ await t.test("two changes in one commit are both heard of", async (t) => {
     one.told.map(({ inos }) => inos),
     [[ino], [ino]],
   );
+});
+
+/** Resolves with true if `work` has settled after everything that is under way has gone on. */
+async function isDone(work: Promise<unknown>): Promise<boolean> {
+  let done = false;
+  const note = (): void => void (done = true);
+  work.then(note, note);
+  for (let i = 0; i < 50; i += 1) await new Promise(setImmediate);
+  return done;
+}
+
+await t.test(
+  "a change waits for a mount that is cut off until that believes nothing",
+  async (t) => {
+    const cluster = await started(t);
+    const one = await listener(cluster);
+    const other = await listener(cluster);
+    const [told, untold] = [await one.mount.create("f"), await one.mount.create("g")];
+    await other.mount.read(namespace.getattr, { ino: told.attr.ino });
+    other.mount.connection.close("cut off");
+    await isDone(Promise.resolve());
+    const change = (ino: Ino, mode: number) => one.mount.mutate(namespace.setattr, { ino, mode });
+    t.equal(await isDone(change(untold.attr.ino, 0o600)), true, "what it was not told is free");
+    const first = change(told.attr.ino, 0o600);
+    const second = change(told.attr.ino, 0o640);
+    cluster.nowMs += cacheLeaseMs - 1;
+    t.same([await isDone(first), await isDone(second)], [false, false]);
+    cluster.nowMs += 1 + cacheMarginMs;
+    await Promise.all([first, second]);
+    t.equal(await isDone(change(told.attr.ino, 0o644)), true, "it is waited for once");
+  },
+);
+
+await t.test("it is waited for no longer when it is back", async (t) => {
+  const cluster = await started(t);
+  const one = await listener(cluster);
+  const other = await listener(cluster);
+  const { attr } = await one.mount.create("f");
+  await other.mount.read(namespace.getattr, { ino: attr.ino });
+  other.mount.connection.close("cut off");
+  await isDone(Promise.resolve());
+  const change = one.mount.mutate(namespace.setattr, { ino: attr.ino, mode: 0o600 });
+  t.equal(await isDone(change), false);
+  const session = cluster.master.sessions.mounts().find(({ connection }) => !connection);
+  const connection = await cluster.dial("mount", new Handlers());
+  const opening = { mountpoint: "/m", secret: "s", opens: [], resume: session?.id };
+  await connection.call(openSession, opening as RequestOf<typeof openSession>);
+  await change;
+});
+
+await t.test(
+  "a second change waits for what the first one's mount has not dropped yet",
+  async (t) => {
+    const cluster = await started(t);
+    const one = await listener(cluster);
+    let drop = (): void => undefined;
+    const slow = new Handlers().serve(
+      namespace.invalidate,
+      () => new Promise<Record<string, never>>((resolve) => (drop = () => resolve({}))),
+    );
+    const connection = await cluster.dial("mount", slow);
+    await connection.call(openSession, { mountpoint: "/m", secret: "s", opens: [] });
+    const { attr } = await one.mount.create("f");
+    await connection.call(namespace.getattr, { ino: attr.ino });
+    const first = one.mount.mutate(namespace.setattr, { ino: attr.ino, mode: 0o600 });
+    t.equal(await isDone(first), false);
+    const second = one.mount.mutate(namespace.setattr, { ino: attr.ino, mode: 0o640 });
+    t.equal(await isDone(second), false);
+    drop();
+    await Promise.all([first, second]);
+  },
+);
+
+await t.test(
+  "a change that is asked for again is not answered before the first time",
+  async (t) => {
+    const cluster = await started(t);
+    const one = await listener(cluster);
+    const other = await listener(cluster);
+    const { attr } = await one.mount.create("f");
+    await other.mount.read(namespace.getattr, { ino: attr.ino });
+    other.mount.connection.close("cut off");
+    await isDone(Promise.resolve());
+    const request = { ino: attr.ino, mode: 0o600, seq: 99, acked: 0 };
+    const first = one.mount.connection.call(namespace.setattr, request);
+    t.equal(await isDone(first), false);
+    const again = one.mount.connection.call(namespace.setattr, request);
+    t.equal(await isDone(again), false);
+    cluster.nowMs += cacheLeaseMs + cacheMarginMs;
+    t.same(await again, await first);
+  },
+);
+
+await t.test("after a restart nobody knows what mounts believe: they are waited for", async (t) => {
+  const cluster = await started(t);
+  await listener(cluster);
+  await cluster.master.stop();
+  await cluster.restart();
+  cluster.nowMs -= cacheLeaseMs + cacheMarginMs;
+  const one = await listener(cluster);
+  const creating = one.mount.create("f");
+  t.equal(await isDone(creating), false);
+  cluster.nowMs += cacheLeaseMs + cacheMarginMs;
+  await creating;
 });
 
 await t.test("a mount that was told too much to remember drops everything", (t) => {

@@ -14,6 +14,7 @@ import {
   rootIno,
   type ServerId,
 } from "../../protocol/id.ts";
+import { cacheLeaseMs, cacheMarginMs } from "../../protocol/limits.ts";
 import type { Method, Sequence } from "../../protocol/method.ts";
 import * as chunk from "../../protocol/methods/chunk.ts";
 import * as fleet from "../../protocol/methods/fleet.ts";
@@ -65,6 +66,8 @@ export class MasterCluster {
     this.store = store;
     this.master = this.#newMaster();
     await this.start();
+    // Mounts from before do not believe what they have cached any more.
+    this.nowMs += cacheLeaseMs + cacheMarginMs;
   }
 
   async dial(role: Role, handlers: Handlers): Promise<Connection> {
