@@ -19,6 +19,8 @@ export const copiesMax = 4;
  * nothing else counts.
  */
 export const draftsMax = 16;
+/** A draft waits this long for the rest: longer than any copy, and a few tries of it, take. */
+export const draftMsMax = 300_000;
 /** How long a copy waits for one piece from one source before it turns to the next. */
 export const copyPieceMs = 10_000;
 /** Clones made at once: each keeps the disk busy, and other requests want it too. */

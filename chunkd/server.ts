@@ -12,7 +12,7 @@ import { listen as listenWebSocket, type Listener } from "../protocol/websocket.
 import { Cleaner } from "./background/cleaner.ts";
 import { Membership, type MembershipHooks } from "./background/membership.ts";
 import { Remover } from "./background/remover.ts";
-import { cleanEveryMs, failedWritesToldMax, stopWaitMs } from "./limits.ts";
+import { cleanEveryMs, draftMsMax, failedWritesToldMax, stopWaitMs } from "./limits.ts";
 import { clientHandlers } from "./service/clients.ts";
 import { orderHandlers } from "./service/orders.ts";
 import { Requests } from "./service/requests.ts";
@@ -218,6 +218,7 @@ export class ChunkServer {
       membership.run(this.#tasks.signal).catch((error: unknown) => this.#fail(error)),
     );
     this.#tasks.every("clean", cleanEveryMs, () => this.#cleaner.tick());
+    this.#tasks.every("drafts", draftMsMax / 10, () => store.drafts.expire());
     this.#tasks.every("space", cleanEveryMs, () => store.space.refresh());
     log.event("server.listening", { address: this.address, chunks: store.table.count });
   }

@@ -1,8 +1,9 @@
 import { assert } from "../../common/assert.ts";
 import { blockBytes } from "../../common/crc32c.ts";
+import type { Clock } from "../../common/clock.ts";
 import type { Disk, OpenFile } from "../../common/disk.ts";
 import type { ChunkHandle } from "../../protocol/id.ts";
-import { draftsMax } from "../limits.ts";
+import { draftMsMax, draftsMax } from "../limits.ts";
 import type { ChunkFiles } from "./files.ts";
 
 /** A block's CRC together with its length: a short last block is no other's prefix by chance. */
@@ -21,17 +22,21 @@ export interface Draft {
   readonly sums: Map<number, BlockSum>;
   /** It is being made a replica: whatever comes of that, it is no draft any more. */
   spent: boolean;
+  /** When it was put aside, on the monotonic clock. */
+  keptMs: number;
 }
 
 /** The drafts that wait for their final order; the oldest give way. */
 export class Drafts {
   readonly #disk: Disk;
   readonly #files: ChunkFiles;
+  readonly #clock: Clock;
   /** Not those in use. */
   readonly #kept = new Map<ChunkHandle, Draft>();
 
-  constructor(options: { disk: Disk; files: ChunkFiles }) {
+  constructor(options: { disk: Disk; files: ChunkFiles; clock: Clock }) {
     this.#disk = options.disk;
+    this.#clock = options.clock;
     this.#files = options.files;
   }
 
@@ -62,6 +67,12 @@ export class Drafts {
     await this.#remove(draft);
   }
 
+  /** Those that have waited for too long: the master has made its copy elsewhere. */
+  async expire(): Promise<void> {
+    const before = this.#clock.nowMs() - draftMsMax;
+    for (const [handle, { keptMs }] of this.#kept) if (keptMs < before) await this.discard(handle);
+  }
+
   async close(): Promise<void> {
     const drafts = [...this.#kept.values()];
     this.#kept.clear();
@@ -72,10 +83,11 @@ export class Drafts {
     const path = this.#files.staging(handle, "copy");
     await this.#disk.remove("copy.clear", path);
     const file = await this.#disk.open("copy.open", path, "create");
-    return { path, file, sums: new Map(), spent: false };
+    return { path, file, sums: new Map(), spent: false, keptMs: 0 };
   }
 
   async #keep(handle: ChunkHandle, draft: Draft): Promise<void> {
+    draft.keptMs = this.#clock.nowMs();
     this.#kept.set(handle, draft);
     for (const oldest of this.#kept.keys()) {
       if (this.#kept.size <= draftsMax) return;

@@ -45,7 +45,7 @@ export function openStore(options: {
     log,
     index,
     files,
-    drafts: new Drafts({ disk, files }),
+    drafts: new Drafts({ disk, files, clock }),
     table: new ChunkTable({ index, clock }),
     faults: new Faults({ index, log }),
     space: new Space({ disk, path: root, reserveBytes: options.reserveBytes }),

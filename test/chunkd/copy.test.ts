@@ -1,9 +1,17 @@
 import { readdirSync } from "node:fs";
 import t from "tap";
-import { draftsMax } from "../../chunkd/limits.ts";
+import { draftMsMax, draftsMax } from "../../chunkd/limits.ts";
 import { copyChunk } from "../../chunkd/store/copy.ts";
 import { flipByte, get, kib, put, sourceOf } from "./store-support.ts";
-import { h, openTestStore, pattern, statusFrom, temporaryDirectory, v } from "./support.ts";
+import {
+  h,
+  openTestStore,
+  pattern,
+  PushedClock,
+  statusFrom,
+  temporaryDirectory,
+  v,
+} from "./support.ts";
 
 /** Replicas that are fetched from other servers. */
 
@@ -117,4 +125,20 @@ t.test("drafts that nobody finishes make room for others", async (t) => {
     );
   }
   t.equal(readdirSync(store.files.stagingDirectory).length, draftsMax);
+});
+
+t.test("a draft that nobody finishes goes", async (t) => {
+  const clock = new PushedClock();
+  const { store, close } = await openTestStore(temporaryDirectory(t), { clock });
+  t.teardown(close);
+  await copyChunk(
+    store,
+    { handle: h(1), version: v(1), draft: true },
+    sourceOf(pattern(100 * kib, 1)),
+  );
+  await store.drafts.expire();
+  t.equal(readdirSync(store.files.stagingDirectory).length, 1, "it has its time");
+  clock.push(draftMsMax + 1);
+  await store.drafts.expire();
+  t.same(readdirSync(store.files.stagingDirectory), []);
 });

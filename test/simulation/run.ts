@@ -1,3 +1,4 @@
+import { draftMsMax } from "../../chunkd/limits.ts";
 import type { SyncMode } from "../../master/namespace/committer.ts";
 import { checkQuiet, isHealed } from "./checks.ts";
 import { SimCluster } from "./cluster.ts";
@@ -37,6 +38,8 @@ const startMsMax = 60_000;
  * then its chunks are copied, two at a time; sessions of clients that ended take 30 s.
  */
 const healMsMax = 240_000;
+/** What takes longest in the background: a draft of a copy that nobody finishes. */
+const backgroundMs = 1.2 * draftMsMax;
 /** Nothing goes on for so many events in such a run: more is a circle. */
 const eventsMax = 1_500_000;
 
@@ -87,7 +90,7 @@ async function heal(
   await until(world, "all is whole again", () => isHealed(cluster), healMsMax);
   await registerAgain(world, cluster);
   // What is told in heartbeats, and cleaned in the background, has the time to be.
-  await world.run(() => false, { untilMs: world.nowMs + 90_000, eventsMax });
+  await world.run(() => false, { untilMs: world.nowMs + backgroundMs, eventsMax });
   await until(world, "all is whole still", () => isHealed(cluster), healMsMax);
   if (world.violation !== undefined) return;
   checkQuiet(cluster);
