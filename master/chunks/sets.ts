@@ -18,6 +18,7 @@ import { changedMeanwhile, type CutCopy } from "../namespace/ops/contents.ts";
 import { numberKey } from "../store/bytes.ts";
 import { type Chunk, decodeChunk } from "../store/tables.ts";
 import { Locations } from "./locations.ts";
+import { StaleReplicas } from "./stale.ts";
 import { Unsettled } from "./unsettled.ts";
 
 /** A chunk server answers such an order after a copy on its own disk at the latest. */
@@ -53,6 +54,10 @@ export class ChunkSets {
   /** Members of sets that are known to be up to date: they have reported, or were told. */
   readonly locations = new Locations();
   readonly unsettled = new Unsettled();
+  /** What servers that are up still have of chunks whose sets they have left. */
+  readonly stale = new StaleReplicas();
+  /** Called when a chunk's set has become smaller. */
+  onShrunk: (handle: ChunkHandle) => void = () => undefined;
   readonly #committer: Committer;
   readonly #fleet: Fleet;
   readonly #log: Log;
@@ -163,6 +168,7 @@ export class ChunkSets {
       const present = doubt === "keep" ? set.filter((id) => !doubtful.has(id)) : set;
       txn.afterCommit(() => this.locations.set(handle, present));
     });
+    if (chunk.servers.some((id) => !set.includes(id))) this.onShrunk(handle);
     await this.#committer.synced();
     this.#log.event("chunk.raised", { handle, version: newVersion, servers: set });
     return set;
@@ -277,21 +283,66 @@ export class ChunkSets {
     return sums;
   }
 
-  /** Adds a replica on `target`; writers are held off by the lock and a new version meanwhile. */
-  async addReplica(handle: ChunkHandle, target: ServerId, copyTo: CopyTo): Promise<void> {
+  /**
+   * Adds a replica on `target`; writers are held off by the lock and a new version meanwhile.
+   * `from`: the server to copy from, if it can be.
+   */
+  async addReplica(
+    handle: ChunkHandle,
+    target: ServerId,
+    copyTo: CopyTo,
+    from?: ServerId,
+  ): Promise<void> {
     await this.locked(handle, async () => {
       const chunk = this.find(handle);
       if (!chunk?.written || chunk.servers.includes(target)) return;
       const up = this.present(handle).filter((id) => this.#fleet.isUp(id));
       await this.raise(handle, up);
-      await this.#copyInto(handle, target, copyTo);
+      await this.#copyInto(handle, target, copyTo, from);
     });
   }
 
+  /**
+   * Takes a server out of a set that can do without it, and has its replica deleted. `unavailable`
+   * unless all others of the set are there and up to date: a raise without them would drop them
+   * too.
+   */
+  async dropReplica(handle: ChunkHandle, server: ServerId): Promise<void> {
+    await this.locked(handle, async () => {
+      const chunk = this.find(handle);
+      if (!chunk?.servers.includes(server)) return;
+      const staying = chunk.servers.filter((id) => id !== server);
+      if (!this.isWhole(handle, { ...chunk, servers: staying })) {
+        throw new StatusError(
+          "unavailable",
+          `chunk ${handle}: its other servers are not all there`,
+        );
+      }
+      await this.raise(handle, staying);
+      this.stale.remove(handle, server);
+      this.#fleet.get(server)?.removals.set(handle, "due");
+    });
+  }
+
+  /** The chunk has its replicas: what servers still have from before is deleted. */
+  discardStale(handle: ChunkHandle): void {
+    const chunk = this.find(handle);
+    for (const id of this.stale.of(handle)) {
+      if (!chunk?.servers.includes(id)) this.#fleet.get(id)?.removals.set(handle, "due");
+    }
+    this.stale.forget(handle);
+  }
+
   /** Copies a chunk whose writers are held off, and takes the new replica into the set. */
-  async #copyInto(handle: ChunkHandle, target: ServerId, copyTo: CopyTo): Promise<void> {
+  async #copyInto(
+    handle: ChunkHandle,
+    target: ServerId,
+    copyTo: CopyTo,
+    from?: ServerId,
+  ): Promise<void> {
     const { version, servers } = must(this.find(handle), "chunk");
-    const source = must(this.#fleet.replica(must(servers[0], "holder")), "replica");
+    const holder = servers.find((id) => id === from) ?? must(servers[0], "holder");
+    const source = must(this.#fleet.replica(holder), "replica");
     await copyTo(target, { handle, version, source });
     await this.#committer.run((txn) => {
       const chunk = txn.findChunk(handle);

@@ -36,7 +36,10 @@ export class MasterCluster {
   constructor(store: Store, options: { sync: SyncMode } = { sync: "batch" }) {
     this.store = store;
     this.#sync = options.sync;
-    this.#clock = { ...systemClock, nowMs: () => this.nowMs };
+    const startMs = this.nowMs;
+    const wallNs = (): bigint =>
+      systemClock.wallNs() + BigInt(Math.round(this.nowMs - startMs)) * 1_000_000n;
+    this.#clock = { ...systemClock, nowMs: () => this.nowMs, wallNs };
     this.master = this.#newMaster();
   }
 
