@@ -169,9 +169,16 @@ export class ServerModes {
     const { id, address } = server;
     const mode = this.#modeOf(server);
     const left = this.#left(id);
-    const isWaiting = left > 0 && (mode === "draining" || mode === "emptying");
-    const stuck = isWaiting && !server.duty.forced ? this.#cannotLeave(server) : undefined;
+    const isWaiting = mode === "draining" || mode === "emptying";
+    const stuck = isWaiting ? this.#stuck(server, left) : undefined;
     return { server: id, address, mode, left, ...(stuck === undefined ? {} : { stuck }) };
+  }
+
+  #stuck(server: ChunkServer, left: number): string | undefined {
+    if (left > 0) return server.duty.forced ? undefined : this.#cannotLeave(server);
+    const { chunks } = server.usage;
+    // It is deleting them, or they are of a time that the master's metadata does not reach to.
+    return chunks === 0 ? undefined : `${title(server)} still holds ${chunks} chunks in vain`;
   }
 
   #left(id: ServerId): number {
@@ -182,10 +189,10 @@ export class ServerModes {
     return this.#counted.chunks.get(id) ?? 0;
   }
 
-  /** Nothing depends on it, and it has deleted what it had (or cannot be asked to). */
-  #isEmpty(server: ChunkServer): boolean {
-    const deleting = this.#fleet.isUp(server.id) && server.removals.size > 0;
-    return !deleting && this.#left(server.id) === 0;
+  /** Nothing depends on it, and it says that it holds nothing (or cannot be asked). */
+  #isEmpty({ id, usage }: ChunkServer): boolean {
+    const holds = this.#fleet.isUp(id) && usage.chunks > 0;
+    return !holds && this.#left(id) === 0;
   }
 
   /** Servers that can take what a server gives up. */
