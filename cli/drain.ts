@@ -57,7 +57,10 @@ export const drainCommand: CommandModule<object, DrainOptions> = {
         default: true,
         describe: "until it is empty; --no-wait: it goes on by itself",
       })
-      .conflicts("undo", "force"),
+      .check(({ undo, force }) => {
+        if (undo && force) throw new UserError("give --undo or --force, not both");
+        return true;
+      }),
   handler: async (options) => {
     const address = addressFrom(options.master, "--master");
     const { server, force, undo, wait, json } = options;

@@ -129,7 +129,7 @@ export class FleetService {
     const chunk = sets.find(handle);
     if (!chunk) return false; // It is being copied and will be on record in a moment.
     const isMember = chunk.servers.includes(server);
-    if (!isMember || version < chunk.version) return this.#isStale(server, handle);
+    if (!isMember || version < chunk.version) return this.#isStale(server, handle, chunk.goal);
     if (version > chunk.version) return this.#adopt(server, report);
     if (report.dirty) {
       await this.#committer.run((txn) => sets.unsettled.add(txn, handle, server));
@@ -156,12 +156,18 @@ export class FleetService {
     return false;
   }
 
-  /** An out-of-date replica goes, unless it may be the last there is. */
-  #isStale(server: ServerId, handle: ChunkHandle): boolean {
-    this.#chunks.sets.locations.remove(handle, server);
-    const current = this.#chunks.sets.locations.of(handle).some((id) => this.#fleet.isUp(id));
-    this.#log.warn("inventory.stale", { server, handle, removed: current });
-    return current;
+  /**
+   * An out-of-date replica goes, unless it may be the last there is, or the chunk lacks a replica:
+   * then most of a copy's blocks are here already.
+   */
+  #isStale(server: ServerId, handle: ChunkHandle, goal: number): boolean {
+    const { sets } = this.#chunks;
+    sets.locations.remove(handle, server);
+    const current = sets.present(handle).filter((id) => this.#fleet.isUp(id));
+    const useful = current.length < goal && sets.stale.add(handle, server);
+    const removed = current.length > 0 && !useful;
+    this.#log.warn("inventory.stale", { server, handle, removed });
+    return removed;
   }
 
   #complete(server: ChunkServer, unmentioned: ReadonlySet<ChunkHandle>): void {

@@ -11,9 +11,9 @@ export interface ServerView {
   rack: string;
   /** Share of the disk in use, 0 to 1. */
   used: number;
-  /** It answers: its replicas count. */
+  /** It answers and has told what it has: its replicas count. */
   up: boolean;
-  /** It does not answer, but not for long: its replicas are waited for. */
+  /** It does not, but has not for long: its replicas are waited for. */
   expected: boolean;
   /** An operator has it down for a while: its replicas are waited for. */
   maintenance: boolean;
@@ -49,7 +49,7 @@ export type Need = { priority: number } &
     | { kind: "copy" }
     /** The replica of `server` is not needed. */
     | { kind: "drop"; server: ServerId }
-    /** The set is to be left by servers that are gone. */
+    /** The set is to be left by servers that are gone, or have no such replica. */
     | { kind: "shrink" }
     /** A further replica on `target`; then the one that is worst placed goes. */
     | { kind: "move"; target: ServerId }
@@ -71,15 +71,22 @@ export function needOf(facts: ChunkFacts, fleet: FleetView): Need | undefined {
   }
   const enough = staying.length >= goal || (staying.length > 0 && free.length === 0);
   const given = (one: ServerView): boolean => staying.length >= goal || (enough && one.forced);
+  const lacking = members.filter(({ id, up }) => up && !present.includes(id));
   const gone = servers.filter((id) => isGone(fleet.get(id)));
-  const absent = servers.length - live.length;
-  if (absent > 0) {
+  const away = servers.length - live.length - lacking.length - gone.length;
+  if (lacking.length > 0) {
+    // They have said that they do not have it (or not up to date): they can as well have a copy.
+    if (away > 0 && live.length > 1) return undefined;
+    const urgency = live.length < goal ? copyPriority(live.length, goal) : priority.extra;
+    return { kind: "shrink", priority: urgency };
+  }
+  if (gone.length + away > 0) {
     // A raise without the others would drop them too: first those who are away come back, or not.
     const dispensable = gone.some((id) => {
       const server = fleet.get(id);
       return server ? given(server) : staying.length >= goal;
     });
-    if (absent > gone.length || !dispensable) return undefined;
+    if (away > 0 || !dispensable) return undefined;
     return { kind: "shrink", priority: priority.extra };
   }
   const leaver = live.find((one) => one.leaving && given(one));

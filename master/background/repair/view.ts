@@ -27,14 +27,15 @@ function serverView(
   { takes, coming }: { takes: boolean; coming: number },
 ): ServerView {
   const state = fleet.stateOf(server);
+  const up = state === "up" && server.inventoried;
   const { id, host, rack, used } = fleet.candidate(server);
   const { usedBytes, freeBytes } = server.usage;
   const { mode, forced } = server.duty;
   return {
     ...{ id, host, rack, takes, forced },
     used: used + coming / Math.max(1, usedBytes + freeBytes),
-    up: state === "up",
-    expected: state === "suspect" || (state === "dead" && fleet.isAwaited(id)),
+    up,
+    expected: !up && (state !== "dead" || fleet.isAwaited(id)),
     maintenance: mode === "maintenance",
     leaving: fleet.isLeaving(server),
   };

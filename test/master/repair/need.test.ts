@@ -89,6 +89,19 @@ t.test("a set is rid of servers that are gone once the goal is met without them"
   t.end();
 });
 
+t.test("who has no replica, though it is in the set, leaves it and can get a copy", (t) => {
+  const lacks = (ids: readonly number[], present: readonly number[]): ChunkFacts =>
+    chunkOn(ids, { present: present.map(serverId) });
+  const three = fleetOf({}, {}, {});
+  t.match(needOf(lacks([1, 2, 3], [1, 2]), three), { kind: "shrink", priority: 2 });
+  t.match(needOf(lacks([1, 2, 3], [1]), three), { kind: "shrink", priority: 1 });
+  const draining4 = fleetOf({}, {}, {}, draining);
+  t.match(needOf(lacks([1, 2, 3, 4], [1, 2, 3]), draining4), { kind: "shrink", priority: 4 });
+  const oneAway = fleetOf({}, {}, {}, away);
+  t.equal(needOf(lacks([1, 2, 3, 4], [1, 2, 4]), oneAway), undefined, "not those who are away");
+  t.end();
+});
+
 t.test("one too many: the spread over racks and hosts decides, then how full they are", (t) => {
   const fleet = fleetOf({ rack: "a" }, { rack: "a" }, { rack: "b", used: 0.9 }, { rack: "c" });
   t.match(needOf(chunkOn([1, 2, 3, 4]), fleet), { kind: "drop", server: 2 });
@@ -167,9 +180,10 @@ t.test("whatever the servers' state: it ends, and no step takes a chunk below it
     fc.array(arbitraryServer, { minLength: 1, maxLength: 8 }),
     fc.integer({ min: 1, max: 4 }),
     fc.uniqueArray(fc.integer({ min: 1, max: 8 }), { minLength: 1, maxLength: 5 }),
-    (servers, goal, ids) => {
+    fc.integer({ min: 1, max: 5 }),
+    (servers, goal, ids, presentCount) => {
       const fleet = fleetOf(...servers.map(({ fate, ...rest }) => ({ ...rest, ...fate })));
-      let facts = chunkOn(ids, { goal });
+      let facts = chunkOn(ids, { goal, present: ids.slice(0, presentCount).map(serverId) });
       const forced = [...fleet.values()].some((server) => server.forced);
       for (let steps = 0; ; steps += 1) {
         const need = needOf(facts, fleet);
