@@ -25,6 +25,12 @@ const maintenanceMsMax = 7 * 24 * 3_600_000;
 const countedMsMax = 500;
 
 /**
+ * A server that nothing depends on has so long to delete what it was told to. Then it is asked what
+ * it holds: a write that was under way when it left a set may have made the replica anew.
+ */
+const askAgainMs = 10_000;
+
+/**
  * What operators want of chunk servers: drain, maintenance, forget. It is on the disk before it is
  * answered, and kept across restarts of the master; repair does what follows from it.
  */
@@ -34,6 +40,7 @@ export class ServerModes {
   readonly #census: Census;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #askAtMs = new Map<ServerId, number>();
   #counted: { atMs: number; chunks: Map<ServerId, number> } | undefined;
   /** Called when something has changed that repair should know of. */
   onChange: () => void = () => undefined;
@@ -124,11 +131,21 @@ export class ServerModes {
         await this.#set(server, activeDuty);
       } else if (duty.mode === "draining" && this.#isEmpty(server)) {
         await this.#set(server, { ...duty, mode: "drained" });
+      } else if (duty.mode === "draining" && this.#left(server.id) === 0) {
+        this.#askAgain(server);
       } else if (duty.mode === "drained" && this.#left(server.id) > 0) {
         // A copy on write that was under way when the rest was counted.
         await this.#set(server, { ...duty, mode: "draining" });
       }
     }
+  }
+
+  /** Has a server register again, and so tell all that it has; what is not wanted goes. */
+  #askAgain({ id, connection }: ChunkServer): void {
+    const nowMs = this.#clock.nowMs();
+    const atMs = this.#askAtMs.get(id) ?? nowMs + askAgainMs;
+    this.#askAtMs.set(id, nowMs < atMs ? atMs : nowMs + askAgainMs);
+    if (nowMs >= atMs) connection?.close("tell again what is here");
   }
 
   /** For `gfs status`. */
@@ -161,6 +178,7 @@ export class ServerModes {
   async #set(server: ChunkServer, duty: Duty): Promise<void> {
     await this.#committer.run((txn) => this.#fleet.setDuty(txn, server, duty));
     await this.#committer.synced();
+    this.#askAtMs.delete(server.id);
     this.#log.event("server.mode", { server: server.id, ...duty });
     this.onChange();
   }
