@@ -3,6 +3,8 @@ import yargs from "yargs";
 import { UserError, runMain, usageError } from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
 import { downCommand } from "./down.ts";
+import { drainCommand } from "./drain.ts";
+import { forgetCommand, maintenanceCommand } from "./maintenance.ts";
 import { snapshotCommand } from "./snapshot.ts";
 import { statusCommand } from "./status.ts";
 import { upCommand } from "./up.ts";
@@ -21,6 +23,9 @@ async function main(): Promise<void> {
       .command(downCommand)
       .command(statusCommand)
       .command(snapshotCommand)
+      .command(drainCommand)
+      .command(maintenanceCommand)
+      .command(forgetCommand)
       .completion("completion", "print a completion script for bash or zsh")
       .demandCommand(1, "a command is missing")
       .strictCommands()

@@ -19,8 +19,8 @@ function lineProgress(stream: NodeJS.WriteStream): Progress {
   return { step: () => undefined, done: line, end: () => undefined };
 }
 
-function barProgress(total: number, stream: NodeJS.WriteStream): Progress {
-  const bar = new cliProgress.SingleBar({
+function newBar(stream: NodeJS.WriteStream): cliProgress.SingleBar {
+  return new cliProgress.SingleBar({
     format: "{bar} {value}/{total}  {step}",
     barsize: 20,
     barCompleteChar: "█",
@@ -31,6 +31,10 @@ function barProgress(total: number, stream: NodeJS.WriteStream): Progress {
     linewrap: false,
     stream,
   });
+}
+
+function barProgress(total: number, stream: NodeJS.WriteStream): Progress {
+  const bar = newBar(stream);
   // The bar puts the cursor back to where it began: lines come when it is gone.
   const lines: string[] = [];
   let ended = false;
@@ -49,5 +53,26 @@ function barProgress(total: number, stream: NodeJS.WriteStream): Progress {
       bar.stop();
       stream.write(lines.map((line) => `${line}\n`).join(""));
     },
+  };
+}
+
+/** How much of something is left while it gets less: a bar on a terminal, else nothing. */
+export interface Countdown {
+  show(left: number, step: string): void;
+  /** Idempotent: takes the bar away. */
+  end(): void;
+}
+
+export function createCountdown(total: number, stream = process.stdout): Countdown {
+  if (!stream.isTTY || total === 0) return { show: () => undefined, end: () => undefined };
+  const bar = newBar(stream);
+  bar.start(total, 0, { step: "" });
+  return {
+    show: (left, step) => {
+      // What was not known at the start is no step backwards.
+      bar.setTotal(Math.max(total, left));
+      bar.update(Math.max(0, total - left), { step });
+    },
+    end: () => bar.stop(),
   };
 }

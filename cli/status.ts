@@ -1,14 +1,12 @@
 import type { CommandModule } from "yargs";
-import { masterAddressDefault } from "../common/address.ts";
 import { addressFrom } from "../common/program.ts";
 import { status } from "../protocol/methods/admin.ts";
 import type { ReplyOf } from "../protocol/method.ts";
-import { withMaster } from "./admin.ts";
+import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 
 /** `gfs status`: what the master knows of the cluster. Exit code 2 when chunks are in danger. */
 
-interface StatusOptions {
-  master: string;
+interface StatusOptions extends MasterOption {
   json: boolean;
 }
 
@@ -16,14 +14,11 @@ export const statusCommand: CommandModule<object, StatusOptions> = {
   command: "status",
   describe: "show the state of the cluster",
   builder: (yargs) =>
-    yargs
-      .option("master", {
-        type: "string",
-        default: process.env["GFS_MASTER"] ?? masterAddressDefault,
-        requiresArg: true,
-        describe: "HOST:PORT of the master",
-      })
-      .option("json", { type: "boolean", default: false, describe: "print JSON" }),
+    withMasterOption(yargs).option("json", {
+      type: "boolean",
+      default: false,
+      describe: "print JSON",
+    }),
   handler: async ({ master, json }) => {
     const reply = await withMaster(addressFrom(master, "--master"), (connection) =>
       connection.call(status, {}),
@@ -36,12 +31,12 @@ export const statusCommand: CommandModule<object, StatusOptions> = {
 };
 
 function asText(reply: ReplyOf<typeof status>): string {
-  const { master, chunks, servers, mounts, snapshots } = reply;
+  const { master, chunks, repair, servers, mounts, snapshots } = reply;
   const rows = servers.map((server) => [
     String(server.id),
     server.address,
     server.rack,
-    server.state,
+    stateText(server),
     String(server.chunks),
     gigabytes(server.usedBytes),
     gigabytes(server.freeBytes),
@@ -51,7 +46,7 @@ function asText(reply: ReplyOf<typeof status>): string {
     `cluster ${reply.cluster}, release ${reply.version}`,
     `master ${master.address}, up ${Math.round(master.upMs / 1000)} s, ${master.inodes} inodes`,
     `chunks ${chunks.total}, below goal ${chunks.belowGoal}, lost ${chunks.lost}, ` +
-      `corrupt ${chunks.corrupt}`,
+      `corrupt ${chunks.corrupt}${repairText(repair)}`,
     "",
     ...table([["id", "server", "rack", "state", "chunks", "used", "free", ""], ...rows]),
     "",
@@ -62,6 +57,27 @@ function asText(reply: ReplyOf<typeof status>): string {
     ...snapshots.map(({ path, name, createdAt }) => `snapshot ${path} ${name} of ${createdAt}`),
     "",
   ].join("\n");
+}
+
+function repairText({ copying, waiting }: ReplyOf<typeof status>["repair"]): string {
+  return copying + waiting === 0 ? "" : `; copying ${copying}, waiting ${waiting}`;
+}
+
+type Server = ReplyOf<typeof status>["servers"][number];
+
+/** `up`, or with what is wanted of the server: `up, draining (12 left)`. */
+function stateText({ state, mode, left, maintenanceMs }: Server): string {
+  switch (mode) {
+    case "active":
+      return state;
+    case "drained":
+      return `${state}, drained`;
+    case "draining":
+    case "emptying":
+      return `${state}, ${mode} (${left ?? 0} left)`;
+    case "maintenance":
+      return `${state}, maintenance (${Math.ceil((maintenanceMs ?? 0) / 60_000)} min)`;
+  }
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;

@@ -19,8 +19,11 @@ import {
   usageError,
   UserError,
 } from "../common/program.ts";
+import { deadMs } from "../protocol/limits.ts";
 import { StatusError } from "../protocol/status.ts";
 import { listen } from "../protocol/websocket.ts";
+import type { RepairOptions } from "./background/repair/repair.ts";
+import { copiesPerServerDefault } from "./background/repair/slots.ts";
 import { Master } from "./master.ts";
 import type { SyncMode } from "./namespace/committer.ts";
 import { openJournaledStore } from "./store/journaled.ts";
@@ -29,12 +32,17 @@ import type { Store } from "./store/store.ts";
 
 const chunkMiBDefault = 64;
 const chunkMiBMax = 1024;
+/** A longer grace leaves chunks with too few copies for longer than a second failure takes. */
+const graceSMax = 86_400;
+const copiesPerServerMax = 64;
 
 interface Arguments {
   address: Address;
   data: string;
   chunkBytes: number;
   sync: SyncMode;
+  graceMs: number;
+  repair: RepairOptions;
 }
 
 function parseArguments(): Arguments {
@@ -58,6 +66,21 @@ function parseArguments(): Arguments {
         "answer a change when it survives kill -9 (batch; power loss within a second, or by " +
         "fsync), or when it survives power loss (always)",
     })
+    .option("grace", {
+      type: "number",
+      default: deadMs / 1000,
+      describe: "seconds that a chunk server may be away before its chunks are copied elsewhere",
+    })
+    .option("repair-copies", {
+      type: "number",
+      default: copiesPerServerDefault,
+      describe: "copies at a time that a chunk server takes part in, as source or as target",
+    })
+    .option("rebalance", {
+      type: "boolean",
+      default: true,
+      describe: "move chunks from fuller chunk servers to emptier ones; --no-rebalance: do not",
+    })
     .version(releaseVersion())
     .strict()
     .demandCommand(0, 1)
@@ -74,8 +97,20 @@ function parseArguments(): Arguments {
   if (!Number.isInteger(mib) || mib < 1 || mib > chunkMiBMax || (mib & (mib - 1)) !== 0) {
     throw new UserError(`--chunk-size: a power of two from 1 to ${chunkMiBMax} MiB, not ${mib}`);
   }
-  const { data, sync } = parsed;
-  return { address, data, chunkBytes: mib * 1024 * 1024, sync };
+  const { data, sync, grace, rebalance } = parsed;
+  if (!(grace >= 1 && grace <= graceSMax)) {
+    throw new UserError(`--grace: from 1 to ${graceSMax} seconds, not ${grace}`);
+  }
+  const copiesPerServer = parsed["repair-copies"];
+  if (!Number.isInteger(copiesPerServer) || copiesPerServer < 1) {
+    throw new UserError(`--repair-copies: a whole number from 1, not ${copiesPerServer}`);
+  }
+  if (copiesPerServer > copiesPerServerMax) {
+    throw new UserError(`--repair-copies: ${copiesPerServerMax} at most, not ${copiesPerServer}`);
+  }
+  const chunkBytes = mib * 1024 * 1024;
+  const repair = { copiesPerServer, rebalance };
+  return { address, data, chunkBytes, sync, graceMs: grace * 1000, repair };
 }
 
 /** Refuses a directory that something else lives in, before anything is written to it. */
@@ -112,7 +147,7 @@ async function openData(data: string, log: Log): Promise<Store> {
 }
 
 await runMain("gfs-master", async () => {
-  const { address, data, chunkBytes, sync } = parseArguments();
+  const { address, data, ...settings } = parseArguments();
   const log = createLog("gfs-master", process.env["GFS_LOG"] ?? "info");
   const store = await openData(data, log);
   const master = new Master({
@@ -122,8 +157,7 @@ await runMain("gfs-master", async () => {
     random: Math.random,
     uuid: randomUUID,
     version: releaseVersion(),
-    chunkBytes,
-    sync,
+    ...settings,
     owner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 },
   });
   master.address = formatAddress(address);

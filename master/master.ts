@@ -6,11 +6,12 @@ import type { Transport } from "../protocol/connection.ts";
 import { accept } from "../protocol/dial.ts";
 import { sessionLeaseMs } from "../protocol/limits.ts";
 import { reclaimTrash } from "./background/reclaim.ts";
-import { Repair } from "./background/repair.ts";
+import { Repair, type RepairOptions } from "./background/repair/repair.ts";
 import { sweepHistory } from "./background/sweep.ts";
 import { Chunks } from "./chunks/chunks.ts";
 import { Fleet } from "./fleet/fleet.ts";
 import { FleetService } from "./fleet/inventory.ts";
+import { ServerModes } from "./fleet/modes.ts";
 import { openFormat } from "./format.ts";
 import { Committer, type SyncMode } from "./namespace/committer.ts";
 import { NamespaceReader } from "./namespace/ops/read.ts";
@@ -24,8 +25,7 @@ import type { Store } from "./store/store.ts";
 
 /** How often the background looks for work, when nothing tells it. */
 const reclaimMs = 300;
-const repairMs = 1_000;
-const repairAllMs = 60_000;
+const fleetMs = 1_000;
 const expireMs = 2_000;
 
 /**
@@ -44,6 +44,7 @@ export class Master {
   readonly snapshots: SnapshotService;
   readonly fleetService: FleetService;
   readonly repair: Repair;
+  readonly modes: ServerModes;
   readonly status: StatusService;
   /** HOST:PORT where it listens, once it does. */
   address = "";
@@ -63,6 +64,9 @@ export class Master {
     chunkBytes: number;
     owner: { uid: number; gid: number };
     sync?: SyncMode;
+    /** Chunks of a server that is down are copied elsewhere after this. */
+    graceMs?: number | undefined;
+    repair?: RepairOptions;
   }) {
     const { store, clock, log } = options;
     this.#store = store;
@@ -83,7 +87,7 @@ export class Master {
       sync: options.sync ?? "batch",
     }));
     const reader = (this.reader = new NamespaceReader(store, chunkBytes));
-    const fleet = (this.fleet = new Fleet(clock));
+    const fleet = (this.fleet = new Fleet(clock, options));
     const sessions = (this.sessions = new Sessions({ ...options, committer }));
     const chunks = (this.chunks = new Chunks({ ...options, committer, fleet, chunkBytes }));
     this.files = new FileService({
@@ -102,11 +106,18 @@ export class Master {
       log,
     });
     this.fleetService = new FleetService({ committer, fleet, chunks, clock, log });
-    const repair = (this.repair = new Repair({ store, chunks, fleet, log }));
+    const { random } = options;
+    const repair = (this.repair = new Repair({
+      ...{ store, chunks, fleet, clock, log, chunkBytes, random },
+      ...options.repair,
+    }));
+    const { census } = repair;
+    const modes = (this.modes = new ServerModes({ fleet, committer, census, clock, log }));
     const address = (): string => this.address;
     const { version } = options;
-    const parts = { cluster, version, address, committer, fleet, repair, sessions, reader, clock };
-    this.status = new StatusService(parts);
+    this.status = new StatusService({
+      ...{ cluster, version, address, committer, fleet, modes, repair, sessions, reader, clock },
+    });
     this.#connectParts();
   }
 
@@ -116,9 +127,15 @@ export class Master {
     };
     this.committer.onCommit = (touched, origin) => this.sessions.invalidateOthers(touched, origin);
     this.sessions.onEnd = (session) => this.locks.end(session);
-    this.fleetService.onChange = () => {
-      this.repair.needed = true;
+    const { repair } = this;
+    this.committer.onChunks = (handles) => {
+      for (const handle of handles) repair.census.note(handle);
     };
+    this.chunks.sets.locations.onChange = (handle) => repair.census.note(handle);
+    this.chunks.onAwaited = (handle) => repair.hurry(handle);
+    this.chunks.sets.onShrunk = (handle) => repair.shrunk(handle);
+    this.fleetService.onChange = () => repair.wake();
+    this.modes.onChange = () => repair.wake();
   }
 
   /** Loads what is remembered of servers and mounts, and starts the background work. */
@@ -141,15 +158,14 @@ export class Master {
       const damaged = (error: unknown): void => this.#log.error("sweep.damaged", { error });
       await sweepHistory(this.committer, signal, damaged);
     });
-    this.#tasks.every("repair", repairMs, async () => {
+    this.#tasks.every("fleet", fleetMs, async () => {
       await this.fleetService.dropBadReplicas();
-      await this.repair.run(signal);
+      await this.modes.advance();
     });
-    this.#tasks.every("failed-writes", repairMs, () => this.fleetService.settleFailedWrites());
-    this.#tasks.every("repair-all", repairAllMs, () => {
-      this.repair.needed = true;
-      return Promise.resolve();
+    this.#tasks.every("failed-writes", fleetMs, async () => {
+      await this.fleetService.settleFailedWrites();
     });
+    this.repair.start(this.#tasks);
     this.#tasks.every("expire", expireMs, () => this.sessions.expire());
     this.#tasks.run("orphans", async () => {
       await sleep(this.#clock, sessionLeaseMs, signal);

@@ -62,7 +62,10 @@ export const cacheMarginMs = 1_000;
 export const heartbeatMs = 2_000;
 /** A chunk server silent for this long is suspect: not chosen for new chunks, read last. */
 export const suspectMs = 3 * heartbeatMs;
-/** A chunk server silent for this long is dead: what it held is copied elsewhere. */
+/**
+ * A chunk server silent for this long is dead, unless `gfs-master --grace` says otherwise: what it
+ * held is copied elsewhere.
+ */
 export const deadMs = 60_000;
 /**
  * A chunk server that has not heard from the master for this long takes no more writes from

@@ -10,7 +10,7 @@ import { addChunk, type CutCopy, putCopy } from "../namespace/ops/contents.ts";
 import type { Txn } from "../namespace/txn.ts";
 import { numberFromKey, numberKey } from "../store/bytes.ts";
 import { rowsAt } from "../store/history.ts";
-import { type Chunk, decodeChunkRef } from "../store/tables.ts";
+import { decodeChunkRef } from "../store/tables.ts";
 import { place } from "./placement.ts";
 import { ChunkSets } from "./sets.ts";
 
@@ -23,6 +23,8 @@ type GrantPlan =
 /** Chunks of files: where they are, and who may write them. */
 export class Chunks {
   readonly sets: ChunkSets;
+  /** Called when somebody is kept waiting, or from a choice, by replicas that a chunk lacks. */
+  onAwaited: (handle: ChunkHandle) => void = () => undefined;
   readonly #committer: Committer;
   readonly #fleet: Fleet;
   readonly #chunkBytes: number;
@@ -98,6 +100,7 @@ export class Chunks {
     const servers = this.sets.present(handle);
     const up = servers.filter((id) => this.#fleet.isUp(id));
     const rest = servers.filter((id) => !up.includes(id));
+    if (up.length < 2 && rest.length + up.length > 1) this.onAwaited(handle);
     return [...up, ...rest].flatMap((id) => this.#fleet.replica(id) ?? []);
   }
 
@@ -106,7 +109,7 @@ export class Chunks {
   /** A new chunk as part of an operation that creates the file. */
   planFirst(txn: Txn, ino: Ino): Grant | undefined {
     if (this.#gate) return undefined;
-    const servers = this.#place([], must(txn.findInode(ino), "inode").replicas);
+    const servers = this.#place(must(txn.findInode(ino), "inode").replicas);
     return servers.length === 0 ? undefined : this.#add(txn, ino, 0, servers);
   }
 
@@ -130,32 +133,12 @@ export class Chunks {
     return { index, handle, version, epoch: txn.epoch, fresh: !written, replicas };
   }
 
-  #place(present: readonly ServerId[], count: number, unfit: readonly ServerId[] = []): ServerId[] {
-    const holders = present.flatMap((id) => this.#fleet.get(id) ?? []);
-    const candidates = this.#fleet.candidates(this.#chunkBytes);
-    const chosen = place(
-      candidates.filter(({ id }) => !unfit.includes(id)),
-      count,
-      {
-        present: holders.map((server) => this.#fleet.candidate(server)),
-        random: this.#random,
-      },
-    );
+  /** Servers for a new chunk. */
+  #place(count: number): ServerId[] {
+    const options = { present: [], random: this.#random };
+    const chosen = place(this.#fleet.candidates(this.#chunkBytes), count, options);
     for (const id of chosen) must(this.#fleet.get(id), "server").recent += 1;
     return chosen;
-  }
-
-  /** A server that can take a further replica of a chunk; best one that still has an older one. */
-  placeFor(handle: ChunkHandle, chunk: Chunk): ServerId | undefined {
-    for (const id of this.sets.stale.of(handle)) {
-      const server = this.#fleet.get(id);
-      const fit = server && this.#fleet.isUp(id) && server.usage.disk === "ok";
-      if (fit && !chunk.servers.includes(id) && !server.removals.has(handle)) return id;
-    }
-    // One that is still to delete an old replica could delete the new one with the same order.
-    const deleting = this.#fleet.all().filter((server) => server.removals.has(handle));
-    const unfit = deleting.map(({ id }) => id);
-    return this.#place(chunk.servers, 1, unfit)[0];
   }
 
   /**
@@ -180,6 +163,7 @@ export class Chunks {
           await this.#copyForWriting(ino, index, plan.handle);
           break;
         case "settle":
+          this.onAwaited(plan.handle);
           await this.sets.locked(plan.handle, () => this.sets.settle(plan.handle));
           break;
       }
@@ -191,7 +175,7 @@ export class Chunks {
     if (this.#gate) return { kind: "wait" };
     const ref = txn.findChunkRef(ino, index);
     if (!ref) {
-      const servers = this.#place([], txn.inode(ino).replicas);
+      const servers = this.#place(txn.inode(ino).replicas);
       if (servers.length === 0) throw this.#noServers();
       return { kind: "granted", grant: this.#add(txn, ino, index, servers) };
     }

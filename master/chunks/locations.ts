@@ -10,6 +10,8 @@ export class Locations {
   readonly #sets: (readonly ServerId[])[] = [[]];
   readonly #numberOf = new Map<string, number>([["", 0]]);
   readonly #countOf = new Map<ServerId, number>();
+  /** Called when it has become known that other servers hold the chunk than before. */
+  onChange: (handle: ChunkHandle) => void = () => undefined;
 
   /** The servers that hold an up-to-date replica, whether they are up or not. */
   of(handle: ChunkHandle): readonly ServerId[] {
@@ -40,6 +42,7 @@ export class Locations {
     for (const server of servers) this.#count(server, 1);
     if (servers.length === 0) this.#setOf.delete(handle);
     else this.#setOf.set(handle, this.#intern(servers));
+    this.onChange(handle);
   }
 
   /** Forgets everything about a server, which is about to tell anew. */

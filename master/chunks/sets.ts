@@ -313,19 +313,20 @@ export class ChunkSets {
 
   /**
    * Adds a replica on `target`. Most is copied while writers go on; then they are held off, by the
-   * lock and a new version, while what they have changed since is copied (GFS §4.3).
+   * lock and a new version, while what they have changed since is copied (GFS §4.3). `from`: the
+   * server to copy from, if it can be.
    */
-  async addReplica(handle: ChunkHandle, target: ServerId): Promise<void> {
+  async addReplica(handle: ChunkHandle, target: ServerId, from?: ServerId): Promise<void> {
     const draft = this.find(handle);
     if (!draft?.written || draft.servers.includes(target)) return;
-    await this.#orderCopy(handle, target, { draft: true });
+    await this.#orderCopy(handle, target, { draft: true, from });
     await this.locked(handle, async () => {
       const chunk = this.find(handle);
       if (!chunk?.written || chunk.servers.includes(target)) return;
       const up = this.present(handle).filter((id) => this.#fleet.isUp(id));
       if (up.length === 0) throw this.silent(handle);
       await this.raise(handle, up);
-      await this.#copyInto(handle, target);
+      await this.#copyInto(handle, target, from);
     });
   }
 
@@ -377,8 +378,8 @@ export class ChunkSets {
   }
 
   /** Copies a chunk whose writers are held off, and takes the new replica into the set. */
-  async #copyInto(handle: ChunkHandle, target: ServerId): Promise<void> {
-    const version = await this.#orderCopy(handle, target, { draft: false });
+  async #copyInto(handle: ChunkHandle, target: ServerId, from?: ServerId): Promise<void> {
+    const version = await this.#orderCopy(handle, target, { draft: false, from });
     await this.#committer.run((txn) => {
       const chunk = txn.findChunk(handle);
       if (chunk?.version !== version || chunk.servers.includes(target)) return;
@@ -393,11 +394,12 @@ export class ChunkSets {
   async #orderCopy(
     handle: ChunkHandle,
     target: ServerId,
-    { draft }: { draft: boolean },
+    { draft, from }: { draft: boolean; from?: ServerId | undefined },
   ): Promise<ChunkVersion> {
     const { version } = this.#expect(handle);
     const holders = this.present(handle).filter((id) => this.#fleet.isUp(id) && id !== target);
-    const sources = holders.flatMap((id) => this.#fleet.replica(id) ?? []);
+    const first = holders.toSorted((a, b) => Number(b === from) - Number(a === from));
+    const sources = first.flatMap((id) => this.#fleet.replica(id) ?? []);
     const connection = this.#fleet.get(target)?.connection;
     if (sources.length === 0) throw this.silent(handle);
     if (!connection) throw new StatusError("unavailable", `server ${target} has gone`);

@@ -12,6 +12,23 @@ import type { Txn } from "../namespace/txn.ts";
 
 export type ServerState = "up" | "suspect" | "dead";
 
+/**
+ * What an operator wants of a server. `drained`: nothing depends on it any more, and nothing new is
+ * placed there. `maintenance`: it will be away for a while, and its replicas are waited for.
+ */
+export type ServerMode = "active" | "draining" | "drained" | "maintenance";
+
+/** A mode with what belongs to it, as it is kept on disk. */
+export interface Duty {
+  mode: ServerMode;
+  /** Drained at the cost of replicas, if the other servers cannot have them all. */
+  forced: boolean;
+  /** When maintenance ends, in ms since 1970; else 0. */
+  untilMs: number;
+}
+
+export const activeDuty: Duty = { mode: "active", forced: false, untilMs: 0 };
+
 export type DiskHealth = RequestOf<typeof heartbeat>["disk"];
 
 export interface Usage {
@@ -46,9 +63,12 @@ export interface ChunkServer {
   readonly removals: Map<ChunkHandle, "waiting" | "due">;
   /** Chunks placed on it since its last heartbeat. */
   recent: number;
+  /** What an operator wants of it. */
+  duty: Duty;
 }
 
 const metaPrefix = "server:";
+const keyOf = (id: ServerId): Buffer => Buffer.from(`${metaPrefix}${id}`);
 const noUsage: Usage = {
   usedBytes: 0,
   freeBytes: 0,
@@ -61,9 +81,12 @@ const noUsage: Usage = {
 export class Fleet {
   readonly #servers = new Map<ServerId, ChunkServer>();
   readonly #clock: Clock;
+  readonly #graceMs: number;
 
-  constructor(clock: Clock) {
+  /** `graceMs`: a server that is silent for longer counts as dead. */
+  constructor(clock: Clock, options: { graceMs?: number | undefined } = {}) {
     this.#clock = clock;
+    this.#graceMs = options.graceMs ?? deadMs;
   }
 
   /** Servers known from before a restart count as just seen: they get time to come back. */
@@ -71,14 +94,31 @@ export class Fleet {
     const from = Buffer.from(metaPrefix);
     for (const { key, value } of store.range("meta", { from, to: prefixEnd(from) })) {
       const id = serverId(Number(key.toString().slice(metaPrefix.length)));
-      const stored = decodeCbor(value).value as { address: string; rack: string };
-      this.#servers.set(id, this.#blank(id, stored.address, stored.rack));
+      const stored = decodeCbor(value).value as { address: string; rack: string; duty?: Duty };
+      const server = this.#blank(id, stored.address, stored.rack);
+      this.#servers.set(id, { ...server, duty: stored.duty ?? activeDuty });
     }
   }
 
   /** Remembers a server across restarts of the master. */
   store(txn: Txn, id: ServerId, address: string, rack: string): void {
-    txn.put("meta", Buffer.from(`${metaPrefix}${id}`), encodeCbor({ address, rack }));
+    const duty = this.#servers.get(id)?.duty ?? activeDuty;
+    txn.put("meta", keyOf(id), encodeCbor({ address, rack, duty }));
+  }
+
+  /** What an operator wants of a server from now on. */
+  setDuty(txn: Txn, server: ChunkServer, duty: Duty): void {
+    const { address, rack } = server;
+    txn.put("meta", keyOf(server.id), encodeCbor({ address, rack, duty }));
+    txn.afterCommit(() => {
+      server.duty = duty;
+    });
+  }
+
+  /** A server that nothing depends on is no part of the cluster any more. */
+  forget(txn: Txn, id: ServerId): void {
+    txn.put("meta", keyOf(id), undefined);
+    txn.afterCommit(() => this.#servers.delete(id));
   }
 
   all(): ChunkServer[] {
@@ -101,7 +141,13 @@ export class Fleet {
   stateOf(server: ChunkServer): ServerState {
     const silentMs = this.#clock.nowMs() - server.lastSeenMs;
     if (server.connection && silentMs < suspectMs) return "up";
-    return silentMs < deadMs ? "suspect" : "dead";
+    return silentMs < this.#graceMs ? "suspect" : "dead";
+  }
+
+  /** True for a server that is to be emptied: an operator wants it so, or its disk fails. */
+  isLeaving({ duty, usage }: ChunkServer): boolean {
+    const failing = usage.disk === "failing" || usage.disk === "read-only";
+    return failing || duty.mode === "draining" || duty.mode === "drained";
   }
 
   isUp(id: ServerId): boolean {
@@ -138,7 +184,9 @@ export class Fleet {
   /** Servers that can be given a new chunk of `bytes`. */
   candidates(bytes: number): Candidate[] {
     return this.up()
-      .filter((server) => server.usage.disk === "ok" && server.usage.freeBytes > bytes)
+      .filter(({ duty, usage }) => {
+        return duty.mode === "active" && usage.disk === "ok" && usage.freeBytes > bytes;
+      })
       .map((server) => this.candidate(server));
   }
 
@@ -164,6 +212,7 @@ export class Fleet {
       inventoried: false,
       removals: new Map(),
       recent: 0,
+      duty: activeDuty,
     };
   }
 }

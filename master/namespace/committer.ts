@@ -1,6 +1,12 @@
 import type { Clock } from "../../common/clock.ts";
 import { decodeCbor, encodeCbor } from "../../protocol/codec.ts";
-import { type Epoch, epoch as toEpoch, type Ino, type SessionId } from "../../protocol/id.ts";
+import {
+  type ChunkHandle,
+  type Epoch,
+  epoch as toEpoch,
+  type Ino,
+  type SessionId,
+} from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { numberKey, RecordReader, RecordWriter } from "../store/bytes.ts";
 import type { Store } from "../store/store.ts";
@@ -78,6 +84,8 @@ export class Committer {
   /** Called after a commit with what it changed, and for which session. */
   onCommit: (touched: Touched, session: SessionId | undefined) => Promise<void> | undefined = () =>
     undefined;
+  /** Called after a commit with the chunks whose records it changed. */
+  onChunks: (handles: ReadonlySet<ChunkHandle>) => void = () => undefined;
   /** Called when chunks that nobody refers to any more can be deleted: that is on the disk. */
   onGarbage: (garbage: Txn["garbage"]) => void = () => undefined;
 
@@ -222,6 +230,7 @@ export class Committer {
     { txn, after }: Outcome & { kind: "done" },
   ): Promise<void> | undefined {
     for (const action of after) action();
+    if (txn.chunks.size > 0) this.onChunks(txn.chunks);
     this.#whenSynced(txn);
     const { touched } = txn;
     const any = touched.inos.size + touched.gone.size + touched.entries.length > 0;

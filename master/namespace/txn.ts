@@ -214,6 +214,7 @@ export class Txn {
   }
 
   putChunk(handle: ChunkHandle, chunk: Chunk): void {
+    this.chunks.add(handle);
     this.put("chunk", numberKey(handle), encodeChunk(chunk));
   }
 
@@ -230,6 +231,7 @@ export class Txn {
       this.unshares = true;
       return this.putChunk(handle, { ...chunk, refs: chunk.refs - 1 });
     }
+    this.chunks.add(handle);
     this.put("chunk", numberKey(handle), undefined);
     this.garbage.push({ handle, servers: chunk.servers });
   }
@@ -239,6 +241,8 @@ export class Txn {
    * but not before this is on the disk.
    */
   unshares = false;
+  /** Chunks whose records are different now. */
+  readonly chunks = new Set<ChunkHandle>();
   /** Chunks that lost their last reference here. */
   readonly garbage: { handle: ChunkHandle; servers: Chunk["servers"] }[] = [];
 

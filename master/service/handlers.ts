@@ -37,6 +37,7 @@ export function handlersFor(master: Master, role: Role): Handlers {
       serveFiles(handlers, master);
       serveLocks(handlers, master);
       serveSnapshots(handlers, master);
+      if (role === "admin") serveServers(handlers, master);
       return handlers;
     }
     case "chunkd":
@@ -358,6 +359,38 @@ function serveSnapshots(handlers: Handlers, master: Master): void {
       await committer.synced();
       return {};
     });
+}
+
+/** What an operator does with chunk servers. */
+function serveServers(handlers: Handlers, { modes, repair }: Master): void {
+  /** Before all chunks have been counted, nobody knows what depends on a server. */
+  const counted = <Params, Reply>(work: (params: Params) => Promise<Reply> | Reply) => {
+    return async (params: Params): Promise<Reply> => {
+      await repair.counts();
+      return work(params);
+    };
+  };
+  handlers
+    .serve(
+      admin.drain,
+      counted((params) => modes.drain(params)),
+    )
+    .serve(
+      admin.undrain,
+      counted((params) => modes.undrain(params)),
+    )
+    .serve(
+      admin.drainProgress,
+      counted((params) => modes.progress(params)),
+    )
+    .serve(
+      admin.maintenance,
+      counted((params) => modes.maintain(params)),
+    )
+    .serve(
+      admin.forgetServer,
+      counted((params) => modes.forget(params)),
+    );
 }
 
 function fleetHandlers(master: Master): Handlers {

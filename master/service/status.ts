@@ -2,7 +2,8 @@ import type { Clock } from "../../common/clock.ts";
 import type { ReplyOf } from "../../protocol/method.ts";
 import type { status } from "../../protocol/methods/admin.ts";
 import type { statfs } from "../../protocol/methods/namespace.ts";
-import type { Repair } from "../background/repair.ts";
+import type { Repair } from "../background/repair/repair.ts";
+import type { ServerModes } from "../fleet/modes.ts";
 import type { Fleet } from "../fleet/fleet.ts";
 import type { Committer } from "../namespace/committer.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
@@ -18,6 +19,7 @@ interface Parts {
   address: () => string;
   committer: Committer;
   fleet: Fleet;
+  modes: ServerModes;
   repair: Repair;
   sessions: Sessions;
   reader: NamespaceReader;
@@ -61,6 +63,7 @@ export class StatusService {
         inodes: committer.store.count("inode"),
       },
       chunks: { ...(await repair.counts()), corrupt },
+      repair: repair.load,
       servers,
       mounts: this.#mounts(),
       snapshots: this.#snapshots(),
@@ -68,7 +71,7 @@ export class StatusService {
   }
 
   #servers(): ReplyOf<typeof status>["servers"] {
-    const { fleet, clock } = this.#parts;
+    const { fleet, modes, clock } = this.#parts;
     return fleet
       .all()
       .toSorted((a, b) => a.id - b.id)
@@ -77,6 +80,7 @@ export class StatusService {
         address: server.address,
         rack: server.rack,
         state: fleet.stateOf(server),
+        ...modes.shown(server),
         lastSeenMs: Math.round(clock.nowMs() - server.lastSeenMs),
         ...server.usage,
       }));

@@ -59,6 +59,74 @@ export const ServerState = Type.Union([
   Type.Literal("dead"),
 ]);
 
+/**
+ * What is wanted of a server: `draining` until nothing depends on it, then `drained`;
+ * `maintenance`: it will be away for a while; `emptying`: as draining, by itself, because its disk
+ * fails.
+ */
+export const ServerMode = Type.Union([
+  Type.Literal("active"),
+  Type.Literal("draining"),
+  Type.Literal("drained"),
+  Type.Literal("maintenance"),
+  Type.Literal("emptying"),
+]);
+
+/** A chunk server as an operator names it: its id or HOST:PORT. */
+const named = { server: Text };
+const drainState = {
+  server: ServerShape,
+  address: Text,
+  mode: ServerMode,
+  /** Chunks that depend on it. */
+  left: Count,
+  /** A sentence, if not all of them can leave it as things are. */
+  stuck: Opt(Text),
+};
+
+/**
+ * Empties a server: its chunks are copied to others, then dropped. Refused if the others cannot
+ * hold what their goals want, unless `force`: then they have as many replicas as there are servers.
+ */
+export const drain = method({
+  code: 102,
+  name: "admin.drain",
+  request: { ...named, force: Type.Boolean() },
+  reply: drainState,
+});
+
+/** The server is given chunks again. */
+export const undrain = method({
+  code: 103,
+  name: "admin.undrain",
+  request: named,
+  reply: drainState,
+});
+
+/** How far the draining of a server is. */
+export const drainProgress = method({
+  code: 104,
+  name: "admin.drain-progress",
+  request: named,
+  reply: drainState,
+});
+
+/** The server will be away for `forMs`: its replicas are waited for. Absent: it is back. */
+export const maintenance = method({
+  code: 105,
+  name: "admin.maintenance",
+  request: { ...named, forMs: Opt(Count) },
+  reply: drainState,
+});
+
+/** The server is no part of the cluster any more. Refused while it runs or is depended on. */
+export const forgetServer = method({
+  code: 106,
+  name: "admin.forget",
+  request: named,
+  reply: { server: ServerShape, address: Text },
+});
+
 /** What `gfs status` shows. The names are stable: scripts read them. */
 export const status = method({
   code: 100,
@@ -69,12 +137,19 @@ export const status = method({
     version: Text,
     master: Type.Object({ address: Text, upMs: Count, pid: Count, inodes: Count }),
     chunks: Type.Object({ total: Count, belowGoal: Count, lost: Count, corrupt: Count }),
+    /** Copies under way, and chunks that something is to be done for. */
+    repair: Type.Object({ copying: Count, waiting: Count }),
     servers: List(
       Type.Object({
         id: ServerShape,
         address: Text,
         rack: Text,
         state: ServerState,
+        mode: ServerMode,
+        /** Of one that is being emptied: chunks that still depend on it. */
+        left: Opt(Count),
+        /** Of one in maintenance: until it ends. */
+        maintenanceMs: Opt(Count),
         chunks: Count,
         usedBytes: Count,
         freeBytes: Count,

@@ -1,6 +1,7 @@
 import type { Clock } from "../../common/clock.ts";
 import { silentLog } from "../../common/log.ts";
 import { systemClock } from "../../common/os/clock.ts";
+import type { RepairOptions } from "../../master/background/repair/repair.ts";
 import { Master } from "../../master/master.ts";
 import type { SyncMode } from "../../master/namespace/committer.ts";
 import type { Store } from "../../master/store/store.ts";
@@ -15,7 +16,7 @@ import {
   type ServerId,
 } from "../../protocol/id.ts";
 import { cacheLeaseMs, cacheMarginMs } from "../../protocol/limits.ts";
-import type { Method, Sequence } from "../../protocol/method.ts";
+import type { Method, RequestOf, Sequence } from "../../protocol/method.ts";
 import * as chunk from "../../protocol/methods/chunk.ts";
 import * as fleet from "../../protocol/methods/fleet.ts";
 import * as namespace from "../../protocol/methods/namespace.ts";
@@ -32,12 +33,18 @@ export class MasterCluster {
   nowMs = 1_000_000;
   readonly #clock: Clock;
 
-  readonly #sync: SyncMode;
+  readonly #settings: { sync?: SyncMode; graceMs?: number; repair?: RepairOptions };
 
-  constructor(store: Store, options: { sync: SyncMode } = { sync: "batch" }) {
+  constructor(
+    store: Store,
+    settings: { sync?: SyncMode; graceMs?: number; repair?: RepairOptions } = {},
+  ) {
     this.store = store;
-    this.#sync = options.sync;
-    this.#clock = { ...systemClock, nowMs: () => this.nowMs };
+    this.#settings = settings;
+    const startMs = this.nowMs;
+    const wallNs = (): bigint =>
+      systemClock.wallNs() + BigInt(Math.round(this.nowMs - startMs)) * 1_000_000n;
+    this.#clock = { ...systemClock, nowMs: () => this.nowMs, wallNs };
     this.master = this.#newMaster();
   }
 
@@ -52,7 +59,7 @@ export class MasterCluster {
       version: "test",
       chunkBytes: 1024 * 1024,
       owner: { uid: 0, gid: 0 },
-      sync: this.#sync,
+      ...this.#settings,
     });
   }
 
@@ -146,6 +153,11 @@ interface TestReplica {
 export class TestServer {
   readonly chunks = new Map<ChunkHandle, TestReplica>();
   readonly removed: ChunkHandle[] = [];
+  rack = "";
+  /** What it says of its disk. */
+  usage: Omit<RequestOf<typeof fleet.heartbeat>, "removed"> = {
+    ...{ usedBytes: 0, freeBytes: 2 ** 40, chunks: 0, corruptBlocks: 0, disk: "ok" },
+  };
   id: ServerId | undefined;
   epoch: Epoch | undefined;
   connection: Connection | undefined;
@@ -154,12 +166,18 @@ export class TestServer {
   hidesChecksums = false;
   /** Called with the name of each order that changes something here, before it is carried out. */
   onOrder: (order: string) => void = () => undefined;
+  /** Copies to this server go on when it resolves. */
+  beforeCopy: (source: ServerId) => Promise<void> = () => Promise.resolve();
   readonly #port: number;
   readonly #peers: readonly TestServer[];
 
   constructor(port: number, peers: readonly TestServer[]) {
     this.#port = port;
     this.#peers = peers;
+  }
+
+  get #usage(): typeof this.usage {
+    return { ...this.usage, chunks: this.chunks.size };
   }
 
   get address(): string {
@@ -170,16 +188,9 @@ export class TestServer {
   async join(cluster: MasterCluster, options: { inventory: boolean } = { inventory: true }) {
     this.connection?.close("again");
     this.connection = await cluster.dial("chunkd", this.#handlers());
-    const usage = {
-      usedBytes: 0,
-      freeBytes: 2 ** 40,
-      chunks: 0,
-      corruptBlocks: 0,
-      disk: "ok",
-    } as const;
     const reply = await this.connection.call(fleet.register, {
       ...(this.id === undefined ? {} : { server: this.id }),
-      ...{ address: this.address, rack: "", ...usage },
+      ...{ address: this.address, rack: this.rack, ...this.usage },
     });
     this.id = reply.server;
     this.epoch = reply.epoch;
@@ -200,15 +211,18 @@ export class TestServer {
 
   /** Returns the chunks that it is told to delete. */
   async beat(): Promise<readonly ChunkHandle[]> {
-    const usage = {
-      usedBytes: 0,
-      freeBytes: 2 ** 40,
-      chunks: 0,
-      corruptBlocks: 0,
-      disk: "ok",
-    } as const;
-    const reply = await this.connection?.call(fleet.heartbeat, { ...usage, removed: [] });
+    const reply = await this.connection?.call(fleet.heartbeat, { ...this.#usage, removed: [] });
     return reply?.remove ?? [];
+  }
+
+  /** A heartbeat, after which it deletes what it is told to, and says so. */
+  async obey(): Promise<void> {
+    const removed = [...(await this.beat())];
+    for (const handle of removed) this.chunks.delete(handle);
+    this.removed.push(...removed);
+    if (removed.length > 0) {
+      await this.connection?.call(fleet.heartbeat, { ...this.#usage, removed });
+    }
   }
 
   leave(): void {
@@ -263,9 +277,11 @@ export class TestServer {
         const { length, contents } = this.#replica(handle);
         return { length, crcs: [...Buffer.from(contents)] };
       })
-      .serve(chunk.copyChunk, ({ handle, version, sources, draft }) => {
+      .serve(chunk.copyChunk, async ({ handle, version, sources, draft }) => {
         this.onOrder(draft ? "draft" : "copyChunk");
-        const peer = this.#peers.find(({ id }) => id === sources[0]?.server);
+        const source = sources[0]?.server;
+        if (source !== undefined) await this.beforeCopy(source);
+        const peer = this.#peers.find(({ id }) => id === source);
         if (!peer) throw new StatusError("unavailable", "no such peer");
         const { contents } = peer.#replica(handle);
         if (draft) return this.#answer({ length: contents.length, fetchedBytes: contents.length });
