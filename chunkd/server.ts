@@ -12,7 +12,8 @@ import { listen as listenWebSocket, type Listener } from "../protocol/websocket.
 import { Cleaner } from "./background/cleaner.ts";
 import { Membership, type MembershipHooks } from "./background/membership.ts";
 import { Remover } from "./background/remover.ts";
-import { cleanEveryMs, stopWaitMs } from "./limits.ts";
+import { Scrub } from "./background/scrub.ts";
+import { cleanEveryMs, scrubEveryMs, stopWaitMs } from "./limits.ts";
 import { clientHandlers } from "./service/clients.ts";
 import { orderHandlers } from "./service/orders.ts";
 import { Requests } from "./service/requests.ts";
@@ -41,6 +42,8 @@ export interface ServerOptions {
   /** For the logs of others. */
   name: string;
   reserveBytes?: number | undefined;
+  /** Bytes per second that are read to verify them; 0 or absent: none. */
+  scrubBytesPerSecond?: number | undefined;
   disk: Disk;
   clock: Clock;
   log: Log;
@@ -61,6 +64,8 @@ export class ChunkServer {
   readonly #cleaner: Cleaner;
   readonly #remover: Remover;
   readonly #admission: Admission;
+  /** Undefined: it is off. */
+  readonly #scrub: Scrub | undefined;
   readonly #clients = new Set<Connection>();
   #listener: Listener | undefined;
   #pool: Pool | undefined;
@@ -81,6 +86,12 @@ export class ChunkServer {
     this.#admission = new Admission({ index: this.store.index, clock, log });
     const run = (work: () => Promise<void>): void => this.#tasks.run("remove", work);
     this.#remover = new Remover({ store: this.store, run });
+    const bytesPerSecond = options.scrubBytesPerSecond ?? 0;
+    const isBusy = (): boolean => this.#requests.underWay > 0;
+    this.#scrub =
+      bytesPerSecond > 0
+        ? new Scrub({ store: this.store, clock, bytesPerSecond, isBusy })
+        : undefined;
     this.failed = new Promise((_, reject) => {
       this.#fail = reject;
     });
@@ -214,6 +225,10 @@ export class ChunkServer {
       membership.run(this.#tasks.signal).catch((error: unknown) => this.#fail(error)),
     );
     this.#tasks.every("clean", cleanEveryMs, () => this.#cleaner.tick());
+    const scrub = this.#scrub;
+    if (scrub) {
+      this.#tasks.every("scrub", scrubEveryMs, () => scrub.runIfDue(this.#tasks.signal));
+    }
     this.#tasks.every("space", cleanEveryMs, () => store.space.refresh());
     log.event("server.listening", { address: this.address, chunks: store.table.count });
   }
@@ -231,6 +246,7 @@ export class ChunkServer {
           corruptBlocks: store.faults.corruptBlocks,
           disk: health,
           ...(trouble === undefined ? {} : { diskTrouble: trouble }),
+          ...(this.#scrub ? { scrub: this.#scrub.report } : {}),
         };
       },
       pages: () => inventoryPages(store, this.#cleaner.recovered),

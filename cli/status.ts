@@ -55,6 +55,7 @@ function asText(reply: ReplyOf<typeof status>): string {
     "",
     ...table([["id", "server", "rack", "state", "chunks", "used", "free", ""], ...rows]),
     "",
+    ...scrubLines(servers),
     ...mounts.map(
       ({ mountpoint, name, connected }) =>
         `mount ${mountpoint} of ${name}${connected ? "" : ", not connected"}`,
@@ -62,6 +63,23 @@ function asText(reply: ReplyOf<typeof status>): string {
     ...snapshots.map(({ path, name, createdAt }) => `snapshot ${path} ${name} of ${createdAt}`),
     "",
   ].join("\n");
+}
+
+/** How far the servers are with reading everything for its checksums, and what they found. */
+function scrubLines(servers: ReplyOf<typeof status>["servers"]): string[] {
+  return servers.flatMap(({ id, scrub }) => {
+    if (!scrub) return [];
+    const { round, doneBytes, totalBytes, badBlocks, finishedAt } = scrub;
+    const share = totalBytes === 0 ? 0 : Math.floor((100 * doneBytes) / totalBytes);
+    const last =
+      finishedAt === undefined
+        ? "none finished yet"
+        : `last finished ${new Date(finishedAt * 1_000).toISOString()}`;
+    return [
+      `scrub of server ${id}: round ${round}, ${share} % of ${gigabytes(totalBytes)}, ${last}, ` +
+        `bad blocks ${badBlocks}`,
+    ];
+  });
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;

@@ -4,13 +4,15 @@ import { errnoName } from "../../common/disk.ts";
 import type { Log } from "../../common/log.ts";
 import type { ChunkHandle, ChunkVersion } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
-import { faultsMax } from "../limits.ts";
+import { badBlocksMax, faultsMax } from "../limits.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
 
 export interface BadChunk {
   handle: ChunkHandle;
   version: ChunkVersion;
   reason: string;
+  /** The blocks that are known to be bad; none if it is the chunk as a whole. */
+  blocks: readonly number[];
 }
 
 /** A failure of the disk as a status. A bug stays a bug, and a status what it is. */
@@ -67,18 +69,30 @@ export class Faults {
     this.#onBad = listener;
   }
 
+  /** A block that does not match its CRC: counted and reported, once each. */
   noteCorrupt(bad: BadChunk): void {
-    this.#corruptBlocks += 1;
-    this.#index.putNumber("corrupt-blocks", this.#corruptBlocks);
+    const known = this.#bad.get(bad.handle);
+    const fresh = bad.blocks.filter(
+      (block) => known?.version !== bad.version || !known.blocks.includes(block),
+    );
+    const count = bad.blocks.length === 0 && known?.version !== bad.version ? 1 : fresh.length;
+    if (count > 0) {
+      this.#corruptBlocks += count;
+      this.#index.putNumber("corrupt-blocks", this.#corruptBlocks);
+    }
     this.noteBad(bad);
   }
 
   noteBad(bad: BadChunk): void {
     const known = this.#bad.get(bad.handle);
-    if (known?.version === bad.version || (!known && this.#bad.size >= faultsMax)) return;
-    this.#bad.set(bad.handle, bad);
-    this.#log.error("chunk.bad", { ...bad });
-    this.#onBad(bad);
+    if (!known && this.#bad.size >= faultsMax) return;
+    const before = known?.version === bad.version ? known.blocks : undefined;
+    const blocks = [...new Set([...(before ?? []), ...bad.blocks])].slice(0, badBlocksMax);
+    if (before && blocks.length === before.length) return;
+    const noted = { ...bad, blocks };
+    this.#bad.set(bad.handle, noted);
+    this.#log.error("chunk.bad", { ...noted });
+    this.#onBad(noted);
   }
 
   noteFailedWrite(handle: ChunkHandle, version: ChunkVersion, error: StatusError): void {

@@ -42,7 +42,7 @@ export function openStore(options: {
     files: new ChunkFiles({ disk, root }),
     table: new ChunkTable({ index, clock }),
     faults: new Faults({ index, log }),
-    space: new Space({ disk, path: root, reserveBytes: options.reserveBytes }),
+    space: new Space({ disk, clock, index, path: root, reserveBytes: options.reserveBytes }),
     syncs: new Semaphore(syncsAtOnce),
     readMemory: new Semaphore(readBytesMax),
   };

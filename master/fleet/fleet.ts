@@ -21,6 +21,7 @@ export interface Usage {
   corruptBlocks: number;
   disk: DiskHealth;
   diskTrouble?: string;
+  scrub?: NonNullable<RequestOf<typeof heartbeat>["scrub"]>;
 }
 
 /**

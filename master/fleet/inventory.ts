@@ -229,7 +229,7 @@ export class FleetService {
 }
 
 function usageOf(params: Usage): Usage {
-  const { usedBytes, freeBytes, chunks, corruptBlocks, disk, diskTrouble } = params;
+  const { usedBytes, freeBytes, chunks, corruptBlocks, disk, diskTrouble, scrub } = params;
   return {
     usedBytes,
     freeBytes,
@@ -237,5 +237,6 @@ function usageOf(params: Usage): Usage {
     corruptBlocks,
     disk,
     ...(diskTrouble === undefined ? {} : { diskTrouble }),
+    ...(scrub ? { scrub } : {}),
   };
 }

@@ -11,7 +11,7 @@ import {
   SnapshotShape,
   Text,
 } from "../shapes.ts";
-import { DiskHealth } from "./fleet.ts";
+import { DiskHealth, Scrub } from "./fleet.ts";
 
 /** mount and `gfs` → master: snapshots and the state of the cluster. */
 
@@ -82,6 +82,7 @@ export const status = method({
         lastSeenMs: Count,
         disk: DiskHealth,
         diskTrouble: Opt(Text),
+        scrub: Opt(Scrub),
       }),
       10_000,
     ),
