@@ -21,6 +21,7 @@ import {
 } from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
 import { listen } from "../protocol/websocket.ts";
+import { runCheck } from "./check/command.ts";
 import { Master } from "./master.ts";
 import type { SyncMode } from "./namespace/committer.ts";
 import { openJournaledStore } from "./store/journaled.ts";
@@ -35,6 +36,7 @@ interface Arguments {
   data: string;
   chunkBytes: number;
   sync: SyncMode;
+  check: boolean;
 }
 
 function parseArguments(): Arguments {
@@ -58,6 +60,11 @@ function parseArguments(): Arguments {
         "answer a change when it survives kill -9 (batch; power loss within a second, or by " +
         "fsync), or when it survives power loss (always)",
     })
+    .option("check", {
+      type: "boolean",
+      default: false,
+      describe: "verify the metadata of a master that does not run, change nothing, and end",
+    })
     .version(releaseVersion())
     .strict()
     .demandCommand(0, 1)
@@ -74,8 +81,8 @@ function parseArguments(): Arguments {
   if (!Number.isInteger(mib) || mib < 1 || mib > chunkMiBMax || (mib & (mib - 1)) !== 0) {
     throw new UserError(`--chunk-size: a power of two from 1 to ${chunkMiBMax} MiB, not ${mib}`);
   }
-  const { data, sync } = parsed;
-  return { address, data, chunkBytes: mib * 1024 * 1024, sync };
+  const { data, sync, check } = parsed;
+  return { address, data, chunkBytes: mib * 1024 * 1024, sync, check };
 }
 
 /** Refuses a directory that something else lives in, before anything is written to it. */
@@ -93,13 +100,7 @@ async function openData(data: string, log: Log): Promise<Store> {
       `--data ${data}: not empty, and not a gfs-master's: choose another directory`,
     );
   }
-  if (!(await systemDisk.lockDirectory("data.lock", data))) {
-    throw new UserError(`--data ${data}: another gfs-master is running on it`);
-  }
-  const fault = lmdbFileFault(join(data, "data.mdb"));
-  if (fault) {
-    throw new UserError(`--data ${data}: data.mdb is damaged: ${fault}: restore it from a backup`);
-  }
+  await lockWhole(data);
   try {
     const base = openLmdbBase(data);
     const directory = systemJournalDirectory(data);
@@ -111,9 +112,43 @@ async function openData(data: string, log: Log): Promise<Store> {
   }
 }
 
+/** Takes the directory for this process, if what is in it can be opened at all. */
+async function lockWhole(data: string): Promise<void> {
+  if (!(await systemDisk.lockDirectory("data.lock", data))) {
+    throw new UserError(`--data ${data}: another gfs-master is running on it`);
+  }
+  const fault = lmdbFileFault(join(data, "data.mdb"));
+  if (fault) {
+    throw new UserError(`--data ${data}: data.mdb is damaged: ${fault}: restore it from a backup`);
+  }
+}
+
+/** `--check`: returns the exit code. */
+async function check(data: string, log: Log): Promise<number> {
+  if (!existsSync(join(data, "data.mdb"))) {
+    throw new UserError(`--data ${data}: there is no data.mdb to check`);
+  }
+  await lockWhole(data);
+  const base = openLmdbBase(data, { readOnly: true });
+  const directory = systemJournalDirectory(data);
+  const print = (line: string): void => void process.stdout.write(`${line}\n`);
+  try {
+    return runCheck({ base, directory, log, print });
+  } catch (error) {
+    if (error instanceof UserError) throw new UserError(`--data ${data}: ${error.message}`);
+    throw error;
+  } finally {
+    await base.close();
+  }
+}
+
 await runMain("gfs-master", async () => {
-  const { address, data, chunkBytes, sync } = parseArguments();
-  const log = createLog("gfs-master", process.env["GFS_LOG"] ?? "info");
+  const { address, data, chunkBytes, sync, ...parsed } = parseArguments();
+  const log = createLog("gfs-master", process.env["GFS_LOG"] ?? (parsed.check ? "warn" : "info"));
+  if (parsed.check) {
+    process.exitCode = await check(data, log);
+    return;
+  }
   const store = await openData(data, log);
   const master = new Master({
     store,
