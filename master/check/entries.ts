@@ -7,7 +7,7 @@ import { addHardLinks } from "./inodes.ts";
 import { kind, type Scan } from "./scan.ts";
 import { SparseNumbers } from "./sparse.ts";
 
-/** The entries against the inodes that they name and are in; then the inodes against their entries. */
+/** Entries against the inodes that they name and are in; then inodes against their entries. */
 
 export function checkEntries(scan: Scan): void {
   for (const { key, value } of scan.table("entry", 9)) {
@@ -18,7 +18,8 @@ export function checkEntries(scan: Scan): void {
     if (!entry) continue;
     scan.since(what, entry);
     checkName(scan, what, name);
-    if (scan.kinds.get(parent) % 8 !== kind.directory) {
+    const own = scan.kinds.get(parent) % 8;
+    if (own !== kind.directory && own !== kind.damaged) {
       scan.fault(`${what}: there is no such directory`);
     }
     checkChild(scan, what, parent, entry);
@@ -41,6 +42,7 @@ function checkChild(
 ): void {
   const found = scan.kinds.get(ino);
   if (found === 0) return scan.fault(`${what}: inode ${ino} does not exist`);
+  if (found % 8 === kind.damaged) return;
   scan.entries.add(ino, 1);
   const known = Math.floor(found / 8);
   if (known !== 0 && known !== type >>> 12) {
@@ -57,6 +59,7 @@ function checkChild(
 /** After entries, orphans and trash are known. */
 export function checkReachable(scan: Scan): void {
   for (const [ino, found] of scan.kinds.entries()) {
+    if (found % 8 === kind.damaged) continue;
     const what = `inode ${ino}`;
     const entries = scan.entries.get(ino);
     const nlink = scan.nlinks.get(ino);

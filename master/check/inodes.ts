@@ -29,7 +29,7 @@ export function checkInodes(scan: Scan): void {
     const ino = numberFromKey(key, 0);
     const inode = scan.decoded(`inode ${ino}`, () => decodeInode(value));
     if (inode) checkInode(scan, ino, inode);
-    else scan.kinds.set(ino, kind.other);
+    else scan.kinds.set(ino, kind.damaged);
     const own = {
       chunks: chunksOf(scan, chunks, ino, inode),
       xattrs: xattrsOf(scan, xattrs, ino, inode),
@@ -193,7 +193,8 @@ function linksOf(scan: Scan, rows: Along, ino: number, inode: Inode | undefined)
     scan.since(what, link);
     if (link.count === 0) scan.fault(`${what}: counts nothing`);
     count += link.count;
-    if (inode && inode.nlink > 1) addHardLinks(scan, ino, parent, link.count);
+    if (!inode) return;
+    if (inode.nlink > 1) addHardLinks(scan, ino, parent, link.count);
     else scan.fault(`${what}: the inode has one link`);
   });
   return count;

@@ -7,8 +7,18 @@ import { SparseNumbers } from "./sparse.ts";
 /** Ids above what a number can be exactly are damage, whatever a key says. */
 const idMax = Number.MAX_SAFE_INTEGER;
 
-/** What an inode is, as far as the tables after the first need to know. */
-export const kind = { none: 0, directory: 1, regular: 2, symlink: 3, other: 4 } as const;
+/**
+ * What an inode is, as far as the tables after the first need to know. Of a damaged one nothing is
+ * known: what belongs to it is not held against it.
+ */
+export const kind = {
+  none: 0,
+  directory: 1,
+  regular: 2,
+  symlink: 3,
+  other: 4,
+  damaged: 5,
+} as const;
 
 /** What all parts of a check share: the tables, what was found in them, and what is wrong. */
 export class Scan {
