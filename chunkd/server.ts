@@ -220,7 +220,10 @@ export class ChunkServer {
       log,
       random,
     });
-    store.faults.onBad((bad) => this.#tasks.run("report", () => membership.reportBad(bad)));
+    store.faults.onBad((bad) => {
+      this.#scrub?.suspect(bad.handle);
+      this.#tasks.run("report", () => membership.reportBad(bad));
+    });
     this.#tasks.run("membership", () =>
       membership.run(this.#tasks.signal).catch((error: unknown) => this.#fail(error)),
     );

@@ -3,6 +3,7 @@ import yargs from "yargs";
 import { UserError, runMain, usageError } from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
 import { downCommand } from "./down.ts";
+import { fsckCommand } from "./fsck.ts";
 import { snapshotCommand } from "./snapshot.ts";
 import { statusCommand } from "./status.ts";
 import { upCommand } from "./up.ts";
@@ -20,6 +21,7 @@ async function main(): Promise<void> {
       .command(upCommand)
       .command(downCommand)
       .command(statusCommand)
+      .command(fsckCommand)
       .command(snapshotCommand)
       .completion("completion", "print a completion script for bash or zsh")
       .demandCommand(1, "a command is missing")

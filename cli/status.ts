@@ -29,7 +29,10 @@ export const statusCommand: CommandModule<object, StatusOptions> = {
       connection.call(status, {}),
     );
     process.stdout.write(json ? `${JSON.stringify(reply, undefined, 2)}\n` : asText(reply));
-    if (reply.chunks.lost > 0 || reply.servers.every(({ state }) => state !== "up")) {
+    if (
+      reply.chunks.lost + reply.chunks.damaged > 0 ||
+      reply.servers.every(({ state }) => state !== "up")
+    ) {
       process.exitCode = 2;
     }
   },
@@ -51,7 +54,7 @@ function asText(reply: ReplyOf<typeof status>): string {
     `cluster ${reply.cluster}, release ${reply.version}`,
     `master ${master.address}, up ${Math.round(master.upMs / 1000)} s, ${master.inodes} inodes`,
     `chunks ${chunks.total}, below goal ${chunks.belowGoal}, lost ${chunks.lost}, ` +
-      `corrupt ${chunks.corrupt}`,
+      `corrupt ${chunks.corrupt}${chunks.damaged > 0 ? `, damaged ${chunks.damaged}` : ""}`,
     "",
     ...table([["id", "server", "rack", "state", "chunks", "used", "free", ""], ...rows]),
     "",

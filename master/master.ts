@@ -5,6 +5,7 @@ import { Tasks } from "../common/tasks.ts";
 import type { Transport } from "../protocol/connection.ts";
 import { accept } from "../protocol/dial.ts";
 import { sessionLeaseMs } from "../protocol/limits.ts";
+import { Fsck } from "./background/fsck.ts";
 import { reclaimTrash } from "./background/reclaim.ts";
 import { Repair } from "./background/repair.ts";
 import { sweepHistory } from "./background/sweep.ts";
@@ -44,6 +45,7 @@ export class Master {
   readonly snapshots: SnapshotService;
   readonly fleetService: FleetService;
   readonly repair: Repair;
+  readonly fsck: Fsck;
   readonly status: StatusService;
   /** HOST:PORT where it listens, once it does. */
   address = "";
@@ -103,10 +105,13 @@ export class Master {
     });
     this.fleetService = new FleetService({ committer, fleet, chunks, clock, log });
     const repair = (this.repair = new Repair({ store, chunks, fleet, log }));
+    const { snapshots } = committer;
+    const fsck = new Fsck({ store, chunks, fleet, reader, snapshots, chunkBytes });
+    this.fsck = fsck;
     const address = (): string => this.address;
     const { version } = options;
-    const parts = { cluster, version, address, committer, fleet, repair, sessions, reader, clock };
-    this.status = new StatusService(parts);
+    const parts = { cluster, version, address, committer, fleet, repair, fsck, sessions, reader };
+    this.status = new StatusService({ ...parts, clock });
     this.#connectParts();
   }
 

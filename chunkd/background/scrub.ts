@@ -4,6 +4,7 @@ import { type ChunkHandle, chunkVersion } from "../../protocol/id.ts";
 import type { RequestOf } from "../../protocol/method.ts";
 import type { heartbeat } from "../../protocol/methods/fleet.ts";
 import {
+  faultsMax,
   scrubLookMs,
   scrubPieceBytes,
   scrubRestMs,
@@ -51,6 +52,8 @@ export class Scrub {
   #storedMs: number;
   /** When the next piece may be read. */
   #nextMs: number;
+  /** Not yet known to which extent they are bad. */
+  readonly #suspects = new Set<ChunkHandle>();
   #restUntilMs = Number.NEGATIVE_INFINITY;
 
   /** `bytesPerSecond` is above 0. `isBusy`: clients' requests are under way. */
@@ -86,8 +89,25 @@ export class Scrub {
     };
   }
 
+  /** A reader has found it bad: all of it is verified soon, so that the extent is known. */
+  suspect(handle: ChunkHandle): void {
+    if (this.#suspects.size < faultsMax) this.#suspects.add(handle);
+  }
+
+  async #verifySuspects(signal: AbortSignal): Promise<void> {
+    const doneBytes = this.#doneBytes;
+    for (const handle of this.#suspects) {
+      const stored = this.#store.index.get(handle);
+      if (stored) await this.#verify(handle, Buffer.from(stored), signal);
+      if (signal.aborted) break;
+      this.#suspects.delete(handle);
+    }
+    this.#doneBytes = doneBytes; // They have their turn in the round too.
+  }
+
   /** A round, or what is left of one, unless the last one ended a short while ago. */
   async runIfDue(signal: AbortSignal): Promise<void> {
+    await this.#verifySuspects(signal);
     if (this.#clock.nowMs() < this.#restUntilMs) return;
     await this.runRound(signal);
     this.#restUntilMs = this.#clock.nowMs() + scrubRestMs;
@@ -101,6 +121,7 @@ export class Scrub {
         await this.#verify(handle, record, signal);
         if (signal.aborted) return this.#storeCursor(); // This chunk is begun again.
         this.#handle = handle;
+        await this.#verifySuspects(signal);
         if (this.#clock.nowMs() - this.#storedMs >= scrubStoreMs) this.#storeCursor();
       }
       if (found.length < recordsPerStep) return this.#finishRound();
@@ -147,7 +168,9 @@ export class Scrub {
       const length = Math.min(scrubPieceBytes, live.length - offset);
       await this.#turn(length, signal);
       if (signal.aborted) return;
-      this.#badBlocks += (await badBlocks(this.#store, handle, { offset, length })).length;
+      const before = this.#store.faults.corruptBlocks;
+      await badBlocks(this.#store, handle, { offset, length });
+      this.#badBlocks += this.#store.faults.corruptBlocks - before; // Each is counted once.
       this.#doneBytes += length;
     }
   }
@@ -167,8 +190,10 @@ export class Scrub {
     handle: ChunkHandle,
     bad: { version: ChunkRecord["version"]; reason: string; blocks: number[] },
   ): void {
-    this.#badBlocks += 1;
-    this.#store.faults.noteCorrupt({ handle, ...bad });
+    const { faults } = this.#store;
+    const before = faults.corruptBlocks;
+    faults.noteCorrupt({ handle, ...bad });
+    this.#badBlocks += faults.corruptBlocks - before;
   }
 
   /** Waits until `bytes` may be read: for the rate, and a while for clients. */

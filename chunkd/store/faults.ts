@@ -105,9 +105,17 @@ export class Faults {
     return failed?.version === version ? failed.error : undefined;
   }
 
-  /** The chunk has a new version; what failed under the old one is over. */
-  forgetWrites(handle: ChunkHandle): void {
+  /**
+   * The chunk has a new version: what failed under the old one is over. What is bad still is, and
+   * the master is told so, as it takes what it knows of the old version for mended.
+   */
+  raised(handle: ChunkHandle, version: ChunkVersion): void {
     this.#failedWrites.delete(handle);
+    const known = this.#bad.get(handle);
+    if (!known || known.version === version) return;
+    const bad = { ...known, version };
+    this.#bad.set(handle, bad);
+    this.#onBad(bad);
   }
 
   /** The chunk was replaced or removed. */

@@ -156,7 +156,9 @@ function serveReads(handlers: Handlers, master: Master): void {
       findRun(master.committer.store, { ...params, at: at(params.at) }),
     )
     .serve(admin.pathOf, (params) => ({ path: reader.pathOf(params.ino) }))
-    .serve(admin.status, () => master.status.report());
+    .serve(admin.status, () => master.status.report())
+    .serve(admin.fsckChunks, (params) => master.fsck.chunks(params))
+    .serve(admin.fsckFiles, (params) => master.fsck.files(params));
 }
 
 function serveNamespace(handlers: Handlers, master: Master): void {
@@ -361,7 +363,7 @@ function serveSnapshots(handlers: Handlers, master: Master): void {
 }
 
 function fleetHandlers(master: Master): Handlers {
-  const { fleetService } = master;
+  const { fleetService, fsck } = master;
   return new Handlers()
     .serve(fleet.register, (params, { connection }) => {
       if (connection.closed) throw new StatusError("disconnected", "gone before it registered");
@@ -369,7 +371,9 @@ function fleetHandlers(master: Master): Handlers {
     })
     .serve(fleet.inventory, (params, { connection }) => fleetService.inventory(params, connection))
     .serve(fleet.heartbeat, (params, { connection }) => fleetService.heartbeat(params, connection))
-    .serve(fleet.replicaBad, (params, { connection }) =>
-      fleetService.replicaBad(fleetService.serverIdOf(connection), params),
-    );
+    .serve(fleet.replicaBad, (params, { connection }) => {
+      const server = fleetService.serverIdOf(connection);
+      fsck.note(server, params);
+      return fleetService.replicaBad(server, params);
+    });
 }

@@ -2,6 +2,7 @@ import type { Clock } from "../../common/clock.ts";
 import type { ReplyOf } from "../../protocol/method.ts";
 import type { status } from "../../protocol/methods/admin.ts";
 import type { statfs } from "../../protocol/methods/namespace.ts";
+import type { Fsck } from "../background/fsck.ts";
 import type { Repair } from "../background/repair.ts";
 import type { Fleet } from "../fleet/fleet.ts";
 import type { Committer } from "../namespace/committer.ts";
@@ -19,6 +20,7 @@ interface Parts {
   committer: Committer;
   fleet: Fleet;
   repair: Repair;
+  fsck: Fsck;
   sessions: Sessions;
   reader: NamespaceReader;
   clock: Clock;
@@ -48,7 +50,7 @@ export class StatusService {
   }
 
   async report(): Promise<ReplyOf<typeof status>> {
-    const { cluster, version, address, committer, repair, clock } = this.#parts;
+    const { cluster, version, address, committer, repair, fsck, clock } = this.#parts;
     const servers = this.#servers();
     const corrupt = servers.reduce((sum, server) => sum + server.corruptBlocks, 0);
     return {
@@ -60,7 +62,7 @@ export class StatusService {
         pid: process.pid,
         inodes: committer.store.count("inode"),
       },
-      chunks: { ...(await repair.counts()), corrupt },
+      chunks: { ...(await repair.counts()), corrupt, damaged: fsck.damaged() },
       servers,
       mounts: this.#mounts(),
       snapshots: this.#snapshots(),

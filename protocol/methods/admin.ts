@@ -1,7 +1,10 @@
 import { Type } from "typebox";
 import { method, mutation } from "../method.ts";
+import { fsckHandlesMax } from "../limits.ts";
 import {
+  bytes,
   Count,
+  HandleShape,
   InoShape,
   List,
   Name,
@@ -68,7 +71,14 @@ export const status = method({
     cluster: Text,
     version: Text,
     master: Type.Object({ address: Text, upMs: Count, pid: Count, inodes: Count }),
-    chunks: Type.Object({ total: Count, belowGoal: Count, lost: Count, corrupt: Count }),
+    /** `damaged`: chunks of which every replica is known to be bad, in some block at least. */
+    chunks: Type.Object({
+      total: Count,
+      belowGoal: Count,
+      lost: Count,
+      corrupt: Count,
+      damaged: Count,
+    }),
     servers: List(
       Type.Object({
         id: ServerShape,
@@ -96,5 +106,53 @@ export const status = method({
       10_000,
     ),
     snapshots: List(Type.Object({ path: Text, name: Text, createdAt: Text, epoch: Count }), 10_000),
+  },
+});
+
+/**
+ * What is wrong with a chunk. `lost`: no server that is up has a replica. `corrupt`: the same
+ * blocks are bad in all replicas. `mendable`: each replica has bad blocks, which others have good.
+ */
+export const ChunkProblem = Type.Object({
+  handle: HandleShape,
+  problem: Type.Union([Type.Literal("lost"), Type.Literal("corrupt"), Type.Literal("mendable")]),
+  /** The numbers of the blocks that no replica has good; none: the whole chunk. */
+  blocks: List(Count, 1_024),
+});
+
+/** What is wrong with chunks from `from` on, a part of them at a time: until `next` is absent. */
+export const fsckChunks = method({
+  code: 108,
+  name: "admin.fsck-chunks",
+  request: { from: HandleShape },
+  reply: {
+    chunks: Count,
+    belowGoal: Count,
+    problems: List(ChunkProblem, fsckHandlesMax),
+    next: Opt(HandleShape),
+  },
+});
+
+/**
+ * The files, and files in snapshots, to which chunks belong: a part of all rows at a time, until
+ * `next` is absent. `offset`: where in the file the chunk begins.
+ */
+export const fsckFiles = method({
+  code: 109,
+  name: "admin.fsck-files",
+  request: { handles: List(HandleShape, fsckHandlesMax), from: Opt(bytes(1_024)) },
+  reply: {
+    files: List(
+      Type.Object({
+        handle: HandleShape,
+        ino: InoShape,
+        offset: Count,
+        /** From the root, in a snapshot with `.snapshots/NAME` in it: bytes, as names are. */
+        path: Type.Unsafe<Buffer>({}),
+      }),
+      100_000,
+    ),
+    chunkBytes: Count,
+    next: Opt(bytes(1_024)),
   },
 });
