@@ -85,12 +85,41 @@ export const removalsAtOnce = 64;
 /** Disk space that is left alone: the index has to grow to delete, and other programs to log. */
 export const reserveBytesDefault = 256 * 1024 * 1024;
 /** On a small disk the reserve is this part of it. */
-export const reserveShareMax = 0.01;
+export const reserveShareMax = 0.1;
+/**
+ * The disk is looked at again when so much, as a part of the reserve, has been given out since the
+ * last look: others may write to it too, as when several servers share one.
+ */
+export const reserveShareUnseen = 0.125;
+/** Reads that end with EIO before the disk counts as failing: fewer are bad sectors. */
+export const diskReadErrorsMax = 3;
+/** So long without EIO, a failing disk counts as good again: it was a cable or a controller. */
+export const diskCalmSeconds = 3_600;
+/**
+ * MiB of chunks read for their checksums per second unless told otherwise: a disk of 4 TB in six
+ * days, for a twentieth of what a slow one can read.
+ */
+export const scrubMibDefault = 8;
+/** Read at a time, and verified in one go. */
+export const scrubPieceBytes = 256 * 1024;
+/** How long a piece waits, at most, for clients' requests to end: scrubbing goes on in any case. */
+export const scrubYieldMs = 500;
+/** How often it looks whether they have ended. */
+export const scrubLookMs = 10;
+/** How often the cursor is stored: what is read twice after a crash. */
+export const scrubStoreMs = 10_000;
+/** How often it is looked whether a round is due. */
+export const scrubEveryMs = 1_000;
+/** Pause after a round: a server with little in it does not read it all the time. */
+export const scrubRestMs = 3_600_000;
+/** Blocks of one chunk that a report names; the rest is found when these are mended. */
+export const badBlocksMax = 1_024;
 /** How long a graceful stop waits for requests under way before it goes on without them. */
 export const stopWaitMs = 10_000;
 
 assert(smallBytesMax <= payloadBytesMax, "a small chunk is read in one request");
 assert(pieceBytes % blockBytes === 0, "pieces are whole blocks");
+assert(scrubPieceBytes % blockBytes === 0, "scrubbing reads whole blocks");
 assert(chunkBytesMax % blockBytes === 0, "a chunk is whole blocks");
 assert(hopMs * 3 < 30_000, "a chain of four answers before its client gives up");
 assert(clientWriteBytesAtOnce < queuedBytesMax, "what is being worked on fits in a queue");

@@ -14,6 +14,7 @@ import {
   UserError,
 } from "../common/program.ts";
 import { websocketConnect } from "../protocol/dial.ts";
+import { scrubMibDefault } from "./limits.ts";
 import { ChunkServer, type ServerOptions } from "./server.ts";
 
 /** gfs-chunkd: keeps chunks in a directory. Here is only what comes from the command line. */
@@ -46,7 +47,12 @@ async function options(): Promise<Omit<ServerOptions, "log">> {
     .option("rack", { type: "string", describe: "name of the rack", default: "" })
     .option("reserve", {
       type: "number",
-      describe: "bytes of disk to leave free; default 256 MiB, at most 1 % of the disk",
+      describe: "bytes of disk to leave free; default 256 MiB, at most a tenth of the disk",
+    })
+    .option("scrub-rate", {
+      type: "number",
+      describe: "MiB per second that are read to verify checksums, 0: none",
+      default: scrubMibDefault,
     })
     .strict()
     .fail((message, error) => {
@@ -61,6 +67,8 @@ async function options(): Promise<Omit<ServerOptions, "log">> {
   if (argv.reserve !== undefined && !(argv.reserve >= 0)) {
     throw new UserError("--reserve: must be a number of bytes, 0 or more");
   }
+  const scrubMib = argv["scrub-rate"];
+  if (!(scrubMib >= 0)) throw new UserError("--scrub-rate: must be MiB per second, 0 or more");
   return {
     root: resolve(argv.data),
     master: addressFrom(argv.master, "--master"),
@@ -69,6 +77,7 @@ async function options(): Promise<Omit<ServerOptions, "log">> {
     rack: argv.rack,
     name: `${hostname()}/${process.pid}`,
     reserveBytes: argv.reserve,
+    scrubBytesPerSecond: scrubMib * 1024 * 1024,
     disk: systemDisk,
     clock: systemClock,
     random: Math.random,

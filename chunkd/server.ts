@@ -12,7 +12,14 @@ import { listen as listenWebSocket, type Listener } from "../protocol/websocket.
 import { Cleaner } from "./background/cleaner.ts";
 import { Membership, type MembershipHooks } from "./background/membership.ts";
 import { Remover } from "./background/remover.ts";
-import { cleanEveryMs, draftMsMax, failedWritesToldMax, stopWaitMs } from "./limits.ts";
+import { Scrub } from "./background/scrub.ts";
+import {
+  cleanEveryMs,
+  draftMsMax,
+  failedWritesToldMax,
+  scrubEveryMs,
+  stopWaitMs,
+} from "./limits.ts";
 import { clientHandlers } from "./service/clients.ts";
 import { orderHandlers } from "./service/orders.ts";
 import { Requests } from "./service/requests.ts";
@@ -42,6 +49,8 @@ export interface ServerOptions {
   /** For the logs of others. */
   name: string;
   reserveBytes?: number | undefined;
+  /** Bytes per second that are read to verify them; 0 or absent: none. */
+  scrubBytesPerSecond?: number | undefined;
   disk: Disk;
   clock: Clock;
   log: Log;
@@ -63,6 +72,8 @@ export class ChunkServer {
   readonly #cleaner: Cleaner;
   readonly #remover: Remover;
   readonly #admission: Admission;
+  /** Undefined: it is off. */
+  readonly #scrub: Scrub | undefined;
   readonly #clients = new Set<Connection>();
   #listener: Listener | undefined;
   #pool: Pool | undefined;
@@ -83,6 +94,12 @@ export class ChunkServer {
     this.#admission = new Admission({ index: this.store.index, clock, log });
     const run = (work: () => Promise<void>): void => this.#tasks.run("remove", work);
     this.#remover = new Remover({ store: this.store, run });
+    const bytesPerSecond = options.scrubBytesPerSecond ?? 0;
+    const isBusy = (): boolean => this.#requests.underWay > 0;
+    this.#scrub =
+      bytesPerSecond > 0
+        ? new Scrub({ store: this.store, clock, bytesPerSecond, isBusy })
+        : undefined;
     this.failed = new Promise((_, reject) => {
       this.#fail = reject;
     });
@@ -213,12 +230,19 @@ export class ChunkServer {
       log,
       random,
     });
-    store.faults.onBad((bad) => this.#tasks.run("report", () => membership.reportBad(bad)));
+    store.faults.onBad((bad) => {
+      this.#scrub?.suspect(bad.handle);
+      this.#tasks.run("report", () => membership.reportBad(bad));
+    });
     this.#tasks.run("membership", () =>
       membership.run(this.#tasks.signal).catch((error: unknown) => this.#fail(error)),
     );
     this.#tasks.every("clean", cleanEveryMs, () => this.#cleaner.tick());
     this.#tasks.every("drafts", draftMsMax / 10, () => store.drafts.expire());
+    const scrub = this.#scrub;
+    if (scrub) {
+      this.#tasks.every("scrub", scrubEveryMs, () => scrub.runIfDue(this.#tasks.signal));
+    }
     this.#tasks.every("space", cleanEveryMs, () => store.space.refresh());
     log.event("server.listening", { address: this.address, chunks: store.table.count });
   }
@@ -236,6 +260,7 @@ export class ChunkServer {
           corruptBlocks: store.faults.corruptBlocks,
           disk: health,
           ...(trouble === undefined ? {} : { diskTrouble: trouble }),
+          ...(this.#scrub ? { scrub: this.#scrub.report } : {}),
         };
       },
       pages: () => inventoryPages(store, this.#cleaner.recovered),

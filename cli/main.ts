@@ -5,6 +5,7 @@ import { StatusError } from "../protocol/status.ts";
 import { downCommand } from "./down.ts";
 import { drainCommand } from "./drain.ts";
 import { forgetCommand, maintenanceCommand } from "./maintenance.ts";
+import { fsckCommand } from "./fsck.ts";
 import { snapshotCommand } from "./snapshot.ts";
 import { statusCommand } from "./status.ts";
 import { upCommand } from "./up.ts";
@@ -22,6 +23,7 @@ async function main(): Promise<void> {
       .command(upCommand)
       .command(downCommand)
       .command(statusCommand)
+      .command(fsckCommand)
       .command(snapshotCommand)
       .command(drainCommand)
       .command(maintenanceCommand)

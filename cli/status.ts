@@ -24,7 +24,10 @@ export const statusCommand: CommandModule<object, StatusOptions> = {
       connection.call(status, {}),
     );
     process.stdout.write(json ? `${JSON.stringify(reply, undefined, 2)}\n` : asText(reply));
-    if (reply.chunks.lost > 0 || reply.servers.every(({ state }) => state !== "up")) {
+    if (
+      reply.chunks.lost + reply.chunks.damaged > 0 ||
+      reply.servers.every(({ state }) => state !== "up")
+    ) {
       process.exitCode = 2;
     }
   },
@@ -46,10 +49,12 @@ function asText(reply: ReplyOf<typeof status>): string {
     `cluster ${reply.cluster}, release ${reply.version}`,
     `master ${master.address}, up ${Math.round(master.upMs / 1000)} s, ${master.inodes} inodes`,
     `chunks ${chunks.total}, below goal ${chunks.belowGoal}, lost ${chunks.lost}, ` +
-      `corrupt ${chunks.corrupt}${repairText(repair)}`,
+      `corrupt ${chunks.corrupt}${chunks.damaged > 0 ? `, damaged ${chunks.damaged}` : ""}` +
+      repairText(repair),
     "",
     ...table([["id", "server", "rack", "state", "chunks", "used", "free", ""], ...rows]),
     "",
+    ...scrubLines(servers),
     ...mounts.map(
       ({ mountpoint, name, connected }) =>
         `mount ${mountpoint} of ${name}${connected ? "" : ", not connected"}`,
@@ -78,6 +83,23 @@ function stateText({ state, mode, left, maintenanceMs }: Server): string {
     case "maintenance":
       return `${state}, maintenance (${Math.ceil((maintenanceMs ?? 0) / 60_000)} min)`;
   }
+}
+
+/** How far the servers are with reading everything for its checksums, and what they found. */
+function scrubLines(servers: ReplyOf<typeof status>["servers"]): string[] {
+  return servers.flatMap(({ id, scrub }) => {
+    if (!scrub) return [];
+    const { round, doneBytes, totalBytes, badBlocks, finishedAt } = scrub;
+    const share = totalBytes === 0 ? 0 : Math.floor((100 * doneBytes) / totalBytes);
+    const last =
+      finishedAt === undefined
+        ? "none finished yet"
+        : `last finished ${new Date(finishedAt * 1_000).toISOString()}`;
+    return [
+      `scrub of server ${id}: round ${round}, ${share} % of ${gigabytes(totalBytes)}, ${last}, ` +
+        `bad blocks ${badBlocks}`,
+    ];
+  });
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;

@@ -36,6 +36,8 @@ export async function runMain(program: string, main: () => Promise<void>): Promi
     process.stderr.write(`${program}: internal error: ${text}\n`);
     process.exit(error instanceof AssertionError ? 70 : 1);
   };
+  // A full disk that has the log is no reason to end, whatever wants to say something there.
+  process.stderr.on("error", () => undefined);
   process.on("uncaughtException", fail);
   process.on("unhandledRejection", fail);
   try {

@@ -24,6 +24,7 @@ import { StatusError } from "../protocol/status.ts";
 import { listen } from "../protocol/websocket.ts";
 import type { RepairOptions } from "./background/repair/repair.ts";
 import { copiesPerServerDefault } from "./background/repair/slots.ts";
+import { runCheck } from "./check/command.ts";
 import { Master } from "./master.ts";
 import type { SyncMode } from "./namespace/committer.ts";
 import { openJournaledStore } from "./store/journaled.ts";
@@ -43,6 +44,7 @@ interface Arguments {
   sync: SyncMode;
   graceMs: number;
   repair: RepairOptions;
+  check: boolean;
 }
 
 function parseArguments(): Arguments {
@@ -81,6 +83,11 @@ function parseArguments(): Arguments {
       default: true,
       describe: "move chunks from fuller chunk servers to emptier ones; --no-rebalance: do not",
     })
+    .option("check", {
+      type: "boolean",
+      default: false,
+      describe: "verify the metadata of a master that does not run, change nothing, and end",
+    })
     .version(releaseVersion())
     .strict()
     .demandCommand(0, 1)
@@ -97,7 +104,7 @@ function parseArguments(): Arguments {
   if (!Number.isInteger(mib) || mib < 1 || mib > chunkMiBMax || (mib & (mib - 1)) !== 0) {
     throw new UserError(`--chunk-size: a power of two from 1 to ${chunkMiBMax} MiB, not ${mib}`);
   }
-  const { data, sync, grace, rebalance } = parsed;
+  const { data, sync, check, grace, rebalance } = parsed;
   if (!(grace >= 1 && grace <= graceSMax)) {
     throw new UserError(`--grace: from 1 to ${graceSMax} seconds, not ${grace}`);
   }
@@ -110,7 +117,7 @@ function parseArguments(): Arguments {
   }
   const chunkBytes = mib * 1024 * 1024;
   const repair = { copiesPerServer, rebalance };
-  return { address, data, chunkBytes, sync, graceMs: grace * 1000, repair };
+  return { address, data, chunkBytes, sync, check, graceMs: grace * 1000, repair };
 }
 
 /** Refuses a directory that something else lives in, before anything is written to it. */
@@ -128,13 +135,7 @@ async function openData(data: string, log: Log): Promise<Store> {
       `--data ${data}: not empty, and not a gfs-master's: choose another directory`,
     );
   }
-  if (!(await systemDisk.lockDirectory("data.lock", data))) {
-    throw new UserError(`--data ${data}: another gfs-master is running on it`);
-  }
-  const fault = lmdbFileFault(join(data, "data.mdb"));
-  if (fault) {
-    throw new UserError(`--data ${data}: data.mdb is damaged: ${fault}: restore it from a backup`);
-  }
+  await lockWhole(data);
   try {
     const base = openLmdbBase(data);
     const directory = systemJournalDirectory(data);
@@ -146,9 +147,43 @@ async function openData(data: string, log: Log): Promise<Store> {
   }
 }
 
+/** Takes the directory for this process, if what is in it can be opened at all. */
+async function lockWhole(data: string): Promise<void> {
+  if (!(await systemDisk.lockDirectory("data.lock", data))) {
+    throw new UserError(`--data ${data}: another gfs-master is running on it`);
+  }
+  const fault = lmdbFileFault(join(data, "data.mdb"));
+  if (fault) {
+    throw new UserError(`--data ${data}: data.mdb is damaged: ${fault}: restore it from a backup`);
+  }
+}
+
+/** `--check`: returns the exit code. */
+async function check(data: string, log: Log): Promise<number> {
+  if (!existsSync(join(data, "data.mdb"))) {
+    throw new UserError(`--data ${data}: there is no data.mdb to check`);
+  }
+  await lockWhole(data);
+  const base = openLmdbBase(data, { readOnly: true });
+  const directory = systemJournalDirectory(data);
+  const print = (line: string): void => void process.stdout.write(`${line}\n`);
+  try {
+    return runCheck({ base, directory, log, print });
+  } catch (error) {
+    if (error instanceof UserError) throw new UserError(`--data ${data}: ${error.message}`);
+    throw error;
+  } finally {
+    await base.close();
+  }
+}
+
 await runMain("gfs-master", async () => {
-  const { address, data, ...settings } = parseArguments();
-  const log = createLog("gfs-master", process.env["GFS_LOG"] ?? "info");
+  const { address, data, check: checks, ...settings } = parseArguments();
+  const log = createLog("gfs-master", process.env["GFS_LOG"] ?? (checks ? "warn" : "info"));
+  if (checks) {
+    process.exitCode = await check(data, log);
+    return;
+  }
   const store = await openData(data, log);
   const master = new Master({
     store,

@@ -5,6 +5,7 @@ import { Tasks } from "../common/tasks.ts";
 import type { Transport } from "../protocol/connection.ts";
 import { accept } from "../protocol/dial.ts";
 import { sessionLeaseMs } from "../protocol/limits.ts";
+import { Fsck } from "./background/fsck.ts";
 import { reclaimTrash } from "./background/reclaim.ts";
 import { Repair, type RepairOptions } from "./background/repair/repair.ts";
 import { sweepHistory } from "./background/sweep.ts";
@@ -45,6 +46,7 @@ export class Master {
   readonly fleetService: FleetService;
   readonly repair: Repair;
   readonly modes: ServerModes;
+  readonly fsck: Fsck;
   readonly status: StatusService;
   /** HOST:PORT where it listens, once it does. */
   address = "";
@@ -113,10 +115,14 @@ export class Master {
     }));
     const { census } = repair;
     const modes = (this.modes = new ServerModes({ fleet, committer, census, clock, log }));
+    const { snapshots } = committer;
+    const fsck = new Fsck({ store, chunks, fleet, reader, snapshots, chunkBytes });
+    this.fsck = fsck;
     const address = (): string => this.address;
     const { version } = options;
     this.status = new StatusService({
-      ...{ cluster, version, address, committer, fleet, modes, repair, sessions, reader, clock },
+      ...{ cluster, version, address, committer, fleet, modes, repair, fsck, sessions, reader },
+      clock,
     });
     this.#connectParts();
   }

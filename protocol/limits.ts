@@ -34,6 +34,8 @@ export const entriesPerPageMax = 1024;
 export const accessesMax = 4096;
 /** Chunks in one locate answer, handles in one page of a chunk server's inventory. */
 export const chunksPerPageMax = 4096;
+/** Chunks asked about in one step of `gfs fsck`: their files' paths have to fit in a message. */
+export const fsckHandlesMax = 256;
 /** Components that one walk resolves: half of PATH_MAX, as each takes a byte and a slash. */
 export const walkNamesMax = 2048;
 

@@ -79,9 +79,11 @@ export class Membership {
   /** Tells the master now, if it is there; else it is told after the next registration. */
   async reportBad(bad: BadChunk): Promise<void> {
     if (!this.#connected || !this.#connection) return;
-    await this.#connection.call(replicaBad, bad).catch((error: unknown) => {
-      this.#options.log.warn("master.report-failed", { handle: bad.handle, error });
-    });
+    await this.#connection
+      .call(replicaBad, { ...bad, blocks: [...bad.blocks] })
+      .catch((error: unknown) => {
+        this.#options.log.warn("master.report-failed", { handle: bad.handle, error });
+      });
   }
 
   async #belong(signal: AbortSignal): Promise<void> {

@@ -213,7 +213,7 @@ async function remakeAfterFailure(
   } catch (error) {
     const { handle } = chunk;
     chunk.unusable = "its file could not be read after a failed write";
-    store.faults.noteBad({ handle, version: record.version, reason: chunk.unusable });
+    store.faults.noteBad({ handle, version: record.version, reason: chunk.unusable, blocks: [] });
     store.log.error("write.remake-failed", { handle, error });
   }
 }

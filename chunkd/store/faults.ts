@@ -4,13 +4,15 @@ import { errnoName } from "../../common/disk.ts";
 import type { Log } from "../../common/log.ts";
 import { type ChunkHandle, type ChunkVersion, type ServerId, serverId } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
-import { failedWritesMax, faultsMax } from "../limits.ts";
+import { badBlocksMax, failedWritesMax, faultsMax } from "../limits.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
 
 export interface BadChunk {
   handle: ChunkHandle;
   version: ChunkVersion;
   reason: string;
+  /** The blocks that are known to be bad; none if it is the chunk as a whole. */
+  blocks: readonly number[];
 }
 
 export interface FailedWrite {
@@ -81,18 +83,30 @@ export class Faults {
     this.#onBad = listener;
   }
 
+  /** A block that does not match its CRC: counted and reported, once each. */
   noteCorrupt(bad: BadChunk): void {
-    this.#corruptBlocks += 1;
-    this.#index.putNumber("corrupt-blocks", this.#corruptBlocks);
+    const known = this.#bad.get(bad.handle);
+    const fresh = bad.blocks.filter(
+      (block) => known?.version !== bad.version || !known.blocks.includes(block),
+    );
+    const count = bad.blocks.length === 0 && known?.version !== bad.version ? 1 : fresh.length;
+    if (count > 0) {
+      this.#corruptBlocks += count;
+      this.#index.putNumber("corrupt-blocks", this.#corruptBlocks);
+    }
     this.noteBad(bad);
   }
 
   noteBad(bad: BadChunk): void {
     const known = this.#bad.get(bad.handle);
-    if (known?.version === bad.version || (!known && this.#bad.size >= faultsMax)) return;
-    this.#bad.set(bad.handle, bad);
-    this.#log.error("chunk.bad", { ...bad });
-    this.#onBad(bad);
+    if (!known && this.#bad.size >= faultsMax) return;
+    const before = known?.version === bad.version ? known.blocks : undefined;
+    const blocks = [...new Set([...(before ?? []), ...bad.blocks])].slice(0, badBlocksMax);
+    if (before && blocks.length === before.length) return;
+    const noted = { ...bad, blocks };
+    this.#bad.set(bad.handle, noted);
+    this.#log.error("chunk.bad", { ...noted });
+    this.#onBad(noted);
   }
 
   noteFailedWrite(handle: ChunkHandle, version: ChunkVersion, error: StatusError): void {
@@ -123,9 +137,17 @@ export class Faults {
     }));
   }
 
-  /** The chunk has a new version; what failed under the old one is over. */
-  forgetWrites(handle: ChunkHandle): void {
+  /**
+   * The chunk has a new version: what failed under the old one is over. What is bad still is, and
+   * the master is told so, as it takes what it knows of the old version for mended.
+   */
+  raised(handle: ChunkHandle, version: ChunkVersion): void {
     this.#failedWrites.delete(handle);
+    const known = this.#bad.get(handle);
+    if (!known || known.version === version) return;
+    const bad = { ...known, version };
+    this.#bad.set(handle, bad);
+    this.#onBad(bad);
   }
 
   /** The chunk was replaced or removed. */

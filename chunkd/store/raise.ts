@@ -61,7 +61,7 @@ async function raiseLocked(store: Store, chunk: Chunk, request: RaiseRequest): P
   } finally {
     chunk.ended += 1;
   }
-  store.faults.forgetWrites(chunk.handle);
+  store.faults.raised(chunk.handle, request.newVersion);
   if (chunk.record?.dirty) store.table.noteDirty(chunk); // The cleaner may have let it be.
   return uneven;
 }

@@ -61,11 +61,12 @@ async function attempt(
   const stop = Math.min(Math.ceil(end / blockBytes) * blockBytes, record.length);
   try {
     const blocks = await blocksOf(store, chunk, record, { start, stop });
-    const wrong = firstWrong(record, blocks, { start, stop });
-    if (wrong !== undefined) return corruptBlock(chunk, wrong);
+    const [wrong] = wrongBlocks(record, blocks, { start, stop });
+    if (wrong !== undefined) return new CorruptBlock(chunk.handle, wrong);
     const payload = blocks.subarray(offset - start, end - start);
     return { payload, crcs: payloadCrcs(record, payload, { offset, start, stop, end }) };
   } catch (error) {
+    store.space.readFailed(error);
     const failure = diskFailure(error, `chunk ${chunk.handle} could not be read`);
     if (failure instanceof StatusError) return failure;
     throw error;
@@ -87,18 +88,19 @@ async function blocksOf(
   return into.subarray(0, count);
 }
 
-/** The first block of [start, stop) that does not match its CRC, or is not in `blocks`. */
-function firstWrong(
+/** The blocks of [start, stop) that do not match their CRC, or are not in `bytes`. */
+function wrongBlocks(
   record: LiveRecord,
-  blocks: Buffer,
+  bytes: Buffer,
   { start, stop }: { start: number; stop: number },
-): number | undefined {
+): number[] {
+  const wrong: number[] = [];
   for (let at = start; at < stop; at += blockBytes) {
     const block = at / blockBytes;
-    const bytes = blocks.subarray(at - start, at - start + blockBytes);
-    if (bytes.length === 0 || crc32c(bytes) !== record.crcs[block]) return block;
+    const own = bytes.subarray(at - start, at - start + blockBytes);
+    if (own.length === 0 || crc32c(own) !== record.crcs[block]) wrong.push(block);
   }
-  return undefined;
+  return wrong;
 }
 
 /** Whole blocks have just been verified, so their CRCs are known; only cut ones are computed. */
@@ -121,22 +123,82 @@ function payloadCrcs(
   return crcs;
 }
 
-function corruptBlock(chunk: Chunk, block: number): StatusError {
-  const message = `chunk ${chunk.handle}: block ${block} does not match its CRC`;
-  return new StatusError("corrupt", message);
+class CorruptBlock extends StatusError {
+  readonly block: number;
+
+  constructor(handle: ChunkHandle, block: number) {
+    super("corrupt", `chunk ${handle}: block ${block} does not match its CRC`);
+    this.block = block;
+  }
 }
 
 /** Counts and reports what makes the chunk bad, and returns it. */
 function condemn(store: Store, chunk: Chunk, error: Error): Error {
   if (!(error instanceof StatusError) || !chunk.record) return error;
-  const bad = {
-    handle: chunk.handle,
-    version: chunk.record.version,
-    reason: error.message,
-  };
+  const { handle, record } = chunk;
+  const blocks = error instanceof CorruptBlock ? [error.block] : [];
+  const bad = { handle, version: record.version, reason: error.message, blocks };
   if (error.status === "corrupt") store.faults.noteCorrupt(bad);
   else store.faults.noteBad(bad);
   return error;
+}
+
+/**
+ * The blocks of [offset, offset + length), both at borders of blocks, that cannot be read or do not
+ * match their CRCs; they are counted and reported. None of a chunk that is not here, or is known
+ * to be bad as a whole.
+ */
+export function badBlocks(
+  store: Store,
+  handle: ChunkHandle,
+  range: { offset: number; length: number },
+): Promise<number[]> {
+  return store.table.with(handle, (chunk) => findBad(store, chunk, range));
+}
+
+async function findBad(
+  store: Store,
+  chunk: Chunk,
+  range: { offset: number; length: number },
+): Promise<number[]> {
+  const { begun } = chunk;
+  const wasQuiet = chunk.ended === begun; // As for a read that may be disturbed by a write.
+  const { record } = chunk;
+  if (!record || chunk.unusable !== undefined || chunk.unsafe !== undefined) return [];
+  let bad = await verified(store, chunk, record, range);
+  if (bad.length === 0) return bad;
+  const undisturbed = wasQuiet && chunk.begun === begun && chunk.record === record;
+  if (!undisturbed) {
+    bad = await chunk.applying.run("exclusive", async () =>
+      chunk.record ? verified(store, chunk, chunk.record, range) : [],
+    );
+  }
+  for (const block of bad) condemn(store, chunk, new CorruptBlock(chunk.handle, block));
+  return bad;
+}
+
+/** The bad blocks of a range; where the disk refuses it, each block is read on its own. */
+async function verified(
+  store: Store,
+  chunk: Chunk,
+  record: LiveRecord,
+  { offset, length }: { offset: number; length: number },
+): Promise<number[]> {
+  const stop = Math.min(offset + length, record.length);
+  if (stop <= offset) return [];
+  try {
+    const bytes = await blocksOf(store, chunk, record, { start: offset, stop });
+    return wrongBlocks(record, bytes, { start: offset, stop });
+  } catch (error) {
+    if (!(diskFailure(error, "") instanceof StatusError)) throw error;
+    store.space.readFailed(error);
+    if (stop - offset <= blockBytes) return [offset / blockBytes];
+  }
+  const bad: number[] = [];
+  for (let at = offset; at < stop; at += blockBytes) {
+    bad.push(...(await verified(store, chunk, record, { offset: at, length: blockBytes })));
+  }
+  return bad;
 }
 
 /** Verified bytes for one who holds `applying` and knows that they exist. Throws as `readChunk`. */

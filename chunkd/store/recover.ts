@@ -28,7 +28,7 @@ export async function recover(
   for (const { handle, record } of allRecords(store)) {
     if (typeof record === "string") {
       const reason = `its index record ${record}`;
-      store.faults.noteBad({ handle, version: chunkVersion(0), reason });
+      store.faults.noteBad({ handle, version: chunkVersion(0), reason, blocks: [] });
       continue;
     }
     store.table.countStored(record);
@@ -91,7 +91,7 @@ async function recoverFile(store: Store, chunk: Chunk): Promise<void> {
   } catch (error) {
     if (errnoName(error) === "ENOENT") return recoverWithoutFile(store, chunk, before);
     chunk.unusable = "its file could not be read after a crash";
-    store.faults.noteBad({ handle, version: record.version, reason: chunk.unusable });
+    store.faults.noteBad({ handle, version: record.version, reason: chunk.unusable, blocks: [] });
     store.log.error("recover.failed", { handle, error });
   }
 }
@@ -105,7 +105,7 @@ async function recoverWithoutFile(store: Store, chunk: Chunk, lengthBefore: numb
   if (!record) return;
   if (lengthBefore > 0) {
     chunk.unusable = "its file is gone";
-    store.faults.noteBad({ handle, version: record.version, reason: chunk.unusable });
+    store.faults.noteBad({ handle, version: record.version, reason: chunk.unusable, blocks: [] });
     return;
   }
   const bytes = Buffer.alloc(0);

@@ -48,7 +48,7 @@ export function openStore(options: {
     drafts: new Drafts({ disk, files, clock }),
     table: new ChunkTable({ index, clock }),
     faults: new Faults({ index, log }),
-    space: new Space({ disk, path: root, reserveBytes: options.reserveBytes }),
+    space: new Space({ disk, clock, index, path: root, reserveBytes: options.reserveBytes }),
     syncs: new Semaphore(syncsAtOnce),
   };
 }

@@ -94,7 +94,7 @@ async function orUnsafe(store: Store, chunk: Chunk, synced: Promise<void>): Prom
     const { handle, record } = chunk;
     const reason = "the disk failed to keep bytes that were written to it";
     chunk.unsafe = reason;
-    if (record) store.faults.noteBad({ handle, version: record.version, reason });
+    if (record) store.faults.noteBad({ handle, version: record.version, reason, blocks: [] });
     throw error;
   }
 }

@@ -38,6 +38,7 @@ export interface Usage {
   corruptBlocks: number;
   disk: DiskHealth;
   diskTrouble?: string;
+  scrub?: NonNullable<RequestOf<typeof heartbeat>["scrub"]>;
 }
 
 /**

@@ -300,7 +300,7 @@ export class FleetService {
 }
 
 function usageOf(params: Usage): Usage {
-  const { usedBytes, freeBytes, chunks, corruptBlocks, disk, diskTrouble } = params;
+  const { usedBytes, freeBytes, chunks, corruptBlocks, disk, diskTrouble, scrub } = params;
   return {
     usedBytes,
     freeBytes,
@@ -308,5 +308,6 @@ function usageOf(params: Usage): Usage {
     corruptBlocks,
     disk,
     ...(diskTrouble === undefined ? {} : { diskTrouble }),
+    ...(scrub ? { scrub } : {}),
   };
 }

@@ -157,7 +157,9 @@ function serveReads(handlers: Handlers, master: Master): void {
       findRun(master.committer.store, { ...params, at: at(params.at) }),
     )
     .serve(admin.pathOf, (params) => ({ path: reader.pathOf(params.ino) }))
-    .serve(admin.status, () => master.status.report());
+    .serve(admin.status, () => master.status.report())
+    .serve(admin.fsckChunks, (params) => master.fsck.chunks(params))
+    .serve(admin.fsckFiles, (params) => master.fsck.files(params));
 }
 
 function serveNamespace(handlers: Handlers, master: Master): void {
@@ -394,7 +396,7 @@ function serveServers(handlers: Handlers, { modes, repair }: Master): void {
 }
 
 function fleetHandlers(master: Master): Handlers {
-  const { fleetService } = master;
+  const { fleetService, fsck } = master;
   return new Handlers()
     .serve(fleet.register, (params, { connection }) => {
       if (connection.closed) throw new StatusError("disconnected", "gone before it registered");
@@ -406,7 +408,9 @@ function fleetHandlers(master: Master): Handlers {
       fleetService.serverIdOf(connection);
       return fleetService.writeFailed(params);
     })
-    .serve(fleet.replicaBad, (params, { connection }) =>
-      fleetService.replicaBad(fleetService.serverIdOf(connection), params),
-    );
+    .serve(fleet.replicaBad, (params, { connection }) => {
+      const server = fleetService.serverIdOf(connection);
+      fsck.note(server, params);
+      return fleetService.replicaBad(server, params);
+    });
 }

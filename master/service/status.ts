@@ -2,6 +2,7 @@ import type { Clock } from "../../common/clock.ts";
 import type { ReplyOf } from "../../protocol/method.ts";
 import type { status } from "../../protocol/methods/admin.ts";
 import type { statfs } from "../../protocol/methods/namespace.ts";
+import type { Fsck } from "../background/fsck.ts";
 import type { Repair } from "../background/repair/repair.ts";
 import type { ServerModes } from "../fleet/modes.ts";
 import type { Fleet } from "../fleet/fleet.ts";
@@ -21,6 +22,7 @@ interface Parts {
   fleet: Fleet;
   modes: ServerModes;
   repair: Repair;
+  fsck: Fsck;
   sessions: Sessions;
   reader: NamespaceReader;
   clock: Clock;
@@ -50,7 +52,7 @@ export class StatusService {
   }
 
   async report(): Promise<ReplyOf<typeof status>> {
-    const { cluster, version, address, committer, repair, clock } = this.#parts;
+    const { cluster, version, address, committer, repair, fsck, clock } = this.#parts;
     const servers = this.#servers();
     const corrupt = servers.reduce((sum, server) => sum + server.corruptBlocks, 0);
     return {
@@ -62,7 +64,7 @@ export class StatusService {
         pid: process.pid,
         inodes: committer.store.count("inode"),
       },
-      chunks: { ...(await repair.counts()), corrupt },
+      chunks: { ...(await repair.counts()), corrupt, damaged: fsck.damaged() },
       repair: repair.load,
       servers,
       mounts: this.#mounts(),

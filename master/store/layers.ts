@@ -18,7 +18,7 @@ interface Before {
 export class Layers implements StoreReader {
   readonly #base: BaseStore;
   readonly #counts: Record<Table, number>;
-  #active = new Overlay();
+  #active: Overlay;
   #frozen: Overlay | undefined;
   /** The rows that the current commit has changed, in order of their first change. */
   readonly #changed = new Map<string, Before>();
@@ -32,8 +32,10 @@ export class Layers implements StoreReader {
     remove: (table, key) => this.#change(table, key, undefined),
   };
 
-  constructor(base: BaseStore) {
+  /** `active`: what the base does not have yet. */
+  constructor(base: BaseStore, active = new Overlay()) {
     this.#base = base;
+    this.#active = active;
     this.#counts = Object.fromEntries(
       tableNames.map((table) => [table, base.count(table)]),
     ) as Record<Table, number>;

@@ -16,13 +16,15 @@ type Binary = Database<Buffer, Buffer>;
 /**
  * The base on disk. LMDB keeps the last commit whole whatever happens (copy-on-write pages, two
  * roots). Writes of one turn of the event loop are one commit, made by another thread, which
- * includes its fdatasync.
+ * includes its fdatasync. `readOnly` leaves data.mdb as it is; that of the tables may be missing in
+ * an older store.
  */
-export function openLmdbBase(path: string): BaseStore {
+export function openLmdbBase(path: string, { readOnly } = { readOnly: false }): BaseStore {
   const binary = { keyEncoding: "binary", encoding: "binary" } as const;
   const root: RootDatabase<Buffer, Buffer> = open({
     path,
     maxDbs: databasesMax,
+    readOnly,
     noMemInit: false,
     // The default of 126 readers is for many processes; here is one.
     maxReaders: 16,

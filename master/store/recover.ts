@@ -46,6 +46,23 @@ export async function recover(options: {
   return after;
 }
 
+/**
+ * The rows that the journals have and the base has not, for one who only looks: nothing is changed
+ * on the disk. Throws as `recover` does.
+ */
+export function pendingRows(options: {
+  base: BaseStore;
+  directory: JournalDirectory;
+  log: Log;
+}): Overlay {
+  const { base, directory, log } = options;
+  const names = directory.list("recover.list");
+  const numbers = names.flatMap((name) => journalNumber(name) ?? []).toSorted((a, b) => a - b);
+  const before = base.marked && decodeMark(base.marked);
+  const looking = { ...directory, cut: () => undefined };
+  return replay(looking, log, { before, numbers }).rows;
+}
+
 /** The journals after the base's mark, as one set of rows, and what to mark the base with then. */
 function replay(
   directory: JournalDirectory,

@@ -1,7 +1,7 @@
 import { LRUCache } from "lru-cache";
 import { Backoff } from "../../common/backoff.ts";
 import { type Clock, sleep } from "../../common/clock.ts";
-import { crcsMatch } from "../../common/crc32c.ts";
+import { blockBytes, crcsMatch } from "../../common/crc32c.ts";
 import type { Pool } from "../../protocol/dial.ts";
 import type { Epoch, Ino } from "../../protocol/id.ts";
 import { checksums, locate, readChunk, reportReplica } from "../../protocol/methods/chunk.ts";
@@ -101,6 +101,25 @@ export class ChunkReader {
    * are zeros: the caller knows where the file ends.
    */
   async read(
+    source: Source,
+    range: { offset: number; length: number },
+    signal?: AbortSignal,
+  ): Promise<Buffer> {
+    try {
+      return await this.#readWhole(source, range, signal);
+    } catch (error) {
+      const bad = statusOf(error) === "corrupt" || statusOf(error) === "io-error";
+      if (!bad || this.#stop.aborted) throw error;
+      const blocks = byBlock(range);
+      if (blocks.length === 1) throw error;
+      // No replica has all of it. One block may be good on one server, the next on another.
+      const parts: Buffer[] = [];
+      for (const block of blocks) parts.push(await this.#readWhole(source, block, signal));
+      return Buffer.concat(parts);
+    }
+  }
+
+  async #readWhole(
     source: Source,
     range: { offset: number; length: number },
     signal?: AbortSignal,
@@ -274,6 +293,17 @@ class Attempts {
     await sleep(this.#clock, this.#backoff.next(), signal);
     if (signal?.aborted) throw new StatusError("interrupted", "the read was interrupted");
   }
+}
+
+/** A range cut at the borders of blocks. */
+function byBlock({ offset, length }: { offset: number; length: number }) {
+  const blocks: { offset: number; length: number }[] = [];
+  for (let at = offset; at < offset + length;) {
+    const end = Math.min(at - (at % blockBytes) + blockBytes, offset + length);
+    blocks.push({ offset: at, length: end - at });
+    at = end;
+  }
+  return blocks;
 }
 
 function padded(payload: Buffer, length: number): Buffer {

@@ -1,5 +1,6 @@
 import { Semaphore } from "../../common/mutex.ts";
 import { payloadBytesMax } from "../../protocol/limits.ts";
+import { statusOf } from "../../protocol/status.ts";
 import type { ChunkReader, Source } from "./chunk-reader.ts";
 import { interruptible } from "./interruptible.ts";
 
@@ -70,13 +71,28 @@ export class ReadAhead {
       const piece = this.#kept(index, at - start + take) ?? this.#fetch(index, size);
       parts.push(
         piece
-          ? (await interruptible(piece.bytes, signal)).subarray(at - start, at - start + take)
+          ? await this.#partOf(piece, { start, offset: at, length: take }, signal)
           : await this.#reader.read(this.#source, { offset: at, length: take }, signal),
       );
       at += take;
     }
     if (this.#sequential) this.#fetchAhead(Math.floor((offset + length - 1) / pieceBytes), size);
     return parts;
+  }
+
+  /** What is wanted of a piece; where some of it is bad on all servers, that alone is asked for. */
+  async #partOf(
+    piece: Piece,
+    { start, offset, length }: { start: number; offset: number; length: number },
+    signal: AbortSignal | undefined,
+  ): Promise<Buffer> {
+    try {
+      const bytes = await interruptible(piece.bytes, signal);
+      return bytes.subarray(offset - start, offset - start + length);
+    } catch (error) {
+      if (statusOf(error) !== "corrupt" && statusOf(error) !== "io-error") throw error;
+      return this.#reader.read(this.#source, { offset, length }, signal);
+    }
   }
 
   /**

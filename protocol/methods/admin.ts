@@ -1,7 +1,10 @@
 import { Type } from "typebox";
 import { method, mutation } from "../method.ts";
+import { fsckHandlesMax } from "../limits.ts";
 import {
+  bytes,
   Count,
+  HandleShape,
   InoShape,
   List,
   Name,
@@ -11,7 +14,7 @@ import {
   SnapshotShape,
   Text,
 } from "../shapes.ts";
-import { DiskHealth } from "./fleet.ts";
+import { DiskHealth, Scrub } from "./fleet.ts";
 
 /** mount and `gfs` → master: snapshots and the state of the cluster. */
 
@@ -136,7 +139,14 @@ export const status = method({
     cluster: Text,
     version: Text,
     master: Type.Object({ address: Text, upMs: Count, pid: Count, inodes: Count }),
-    chunks: Type.Object({ total: Count, belowGoal: Count, lost: Count, corrupt: Count }),
+    /** `damaged`: chunks of which every replica is known to be bad, in some block at least. */
+    chunks: Type.Object({
+      total: Count,
+      belowGoal: Count,
+      lost: Count,
+      corrupt: Count,
+      damaged: Count,
+    }),
     /** Copies under way, and chunks that something is to be done for. */
     repair: Type.Object({ copying: Count, waiting: Count }),
     servers: List(
@@ -157,6 +167,7 @@ export const status = method({
         lastSeenMs: Count,
         disk: DiskHealth,
         diskTrouble: Opt(Text),
+        scrub: Opt(Scrub),
       }),
       10_000,
     ),
@@ -170,5 +181,53 @@ export const status = method({
       10_000,
     ),
     snapshots: List(Type.Object({ path: Text, name: Text, createdAt: Text, epoch: Count }), 10_000),
+  },
+});
+
+/**
+ * What is wrong with a chunk. `lost`: no server that is up has a replica. `corrupt`: the same
+ * blocks are bad in all replicas. `mendable`: each replica has bad blocks, which others have good.
+ */
+export const ChunkProblem = Type.Object({
+  handle: HandleShape,
+  problem: Type.Union([Type.Literal("lost"), Type.Literal("corrupt"), Type.Literal("mendable")]),
+  /** The numbers of the blocks that no replica has good; none: the whole chunk. */
+  blocks: List(Count, 1_024),
+});
+
+/** What is wrong with chunks from `from` on, a part of them at a time: until `next` is absent. */
+export const fsckChunks = method({
+  code: 108,
+  name: "admin.fsck-chunks",
+  request: { from: HandleShape },
+  reply: {
+    chunks: Count,
+    belowGoal: Count,
+    problems: List(ChunkProblem, fsckHandlesMax),
+    next: Opt(HandleShape),
+  },
+});
+
+/**
+ * The files, and files in snapshots, to which chunks belong: a part of all rows at a time, until
+ * `next` is absent. `offset`: where in the file the chunk begins.
+ */
+export const fsckFiles = method({
+  code: 109,
+  name: "admin.fsck-files",
+  request: { handles: List(HandleShape, fsckHandlesMax), from: Opt(bytes(1_024)) },
+  reply: {
+    files: List(
+      Type.Object({
+        handle: HandleShape,
+        ino: InoShape,
+        offset: Count,
+        /** From the root, in a snapshot with `.snapshots/NAME` in it: bytes, as names are. */
+        path: Type.Unsafe<Buffer>({}),
+      }),
+      100_000,
+    ),
+    chunkBytes: Count,
+    next: Opt(bytes(1_024)),
   },
 });

@@ -27,6 +27,19 @@ export const DiskHealth = Type.Union([
   Type.Literal("failing"),
 ]);
 
+/** How far the reading of everything for its checksums is (GFS §5.2). */
+export const Scrub = Type.Object({
+  /** The round under way, or the next one; the first is 1. 0 if scrubbing is off. */
+  round: Count,
+  /** Verified in this round, and what all chunks together have. */
+  doneBytes: Count,
+  totalBytes: Count,
+  /** Blocks that rounds have found bad, since the data directory was made. */
+  badBlocks: Count,
+  /** When the last round was complete, in seconds since 1970. */
+  finishedAt: Opt(Count),
+});
+
 const usage = {
   usedBytes: Count,
   freeBytes: Count,
@@ -36,6 +49,7 @@ const usage = {
   disk: DiskHealth,
   /** A sentence when `disk` is not `ok`. */
   diskTrouble: Opt(Text),
+  scrub: Opt(Scrub),
 };
 
 /** `server` absent: a new data directory, which becomes part of the cluster and gets an id. */
@@ -78,11 +92,23 @@ export const heartbeat = method({
   reply: { remove: List(HandleShape, chunksPerPageMax), epoch: EpochShape },
 });
 
-/** A replica here turned out bad or missing: the master looks for a good one to copy. */
+/** Blocks of 64 KiB in a chunk of 1 GiB, the largest. */
+const blocksMax = 16_384;
+
+/**
+ * A replica here turned out bad or missing: the master looks for a good one to copy. `blocks`:
+ * those that are known to be bad, if it is not the chunk as a whole; said again when there are
+ * more.
+ */
 export const replicaBad = method({
   code: 83,
   name: "fleet.bad",
-  request: { handle: HandleShape, version: VersionShape, reason: Text },
+  request: {
+    handle: HandleShape,
+    version: VersionShape,
+    reason: Text,
+    blocks: Opt(List(Count, blocksMax)),
+  },
   reply: {},
 });
 

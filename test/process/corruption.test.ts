@@ -1,6 +1,6 @@
-import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import t from "tap";
 import { must } from "../../common/assert.ts";
+import { chunkFilesOf } from "../support/chunk-files.ts";
 import { Cluster, until } from "../support/cluster.ts";
 
 /** Bits that flip on a disk (P3): a read gives what was written, or an error, never other bytes. */
@@ -19,34 +19,7 @@ async function write(name: string, bytes: number): Promise<void> {
 /** Which copy is read is chance, and each try is a new mount. */
 const luck = { msMax: 180_000 };
 
-/** The chunk files of this length on one server. */
-async function chunkFiles(server: number, bytes: number): Promise<string[]> {
-  const found = await cluster.ok(
-    `find ${cluster.serverData(server)}/chunks -type f -size ${bytes}c`,
-  );
-  return found.split("\n").filter((line) => line !== "");
-}
-
-/** Inverts one byte in the chunk file of this length, on the server's disk. */
-async function flip(server: number, bytes: number, at: number): Promise<void> {
-  const files = await chunkFiles(server, bytes);
-  t.equal(files.length, 1, `server ${server} has the chunk in one file`);
-  const fd = openSync(must(files[0], "a chunk file"), "r+");
-  const byte = Buffer.alloc(1);
-  readSync(fd, byte, 0, 1, at);
-  byte[0] = ~(byte[0] ?? 0) & 0xff;
-  writeSync(fd, byte, 0, 1, at);
-  closeSync(fd);
-}
-
-/** True when all servers have the chunk in a file of this length, with the same bytes. */
-async function copiesEqual(bytes: number): Promise<boolean> {
-  const files = (await Promise.all([0, 1, 2].map((i) => chunkFiles(i, bytes)))).flat();
-  if (files.length !== 3) return false;
-  return (
-    (await cluster.ok(`sha256sum ${files.join(" ")} | cut -d' ' -f1 | sort -u | wc -l`)) === "1"
-  );
-}
+const { flip, copiesEqual } = chunkFilesOf(cluster);
 
 const corrupt = async (): Promise<number> => (await cluster.status()).chunks.corrupt;
 

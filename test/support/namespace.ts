@@ -1,8 +1,9 @@
 import type { Clock } from "../../common/clock.ts";
 import type { ChunkHandle, Epoch, Ino } from "../../protocol/id.ts";
-import { ino as toIno, rootIno } from "../../protocol/id.ts";
+import { rootIno } from "../../protocol/id.ts";
 import { reclaimTrash } from "../../master/background/reclaim.ts";
 import { sweepHistory } from "../../master/background/sweep.ts";
+import { checkStore } from "../../master/check/check.ts";
 import { openFormat } from "../../master/format.ts";
 import { Committer } from "../../master/namespace/committer.ts";
 import { addChunk, type CutPlan, putCopy, truncate } from "../../master/namespace/ops/contents.ts";
@@ -10,9 +11,9 @@ import { NamespaceReader } from "../../master/namespace/ops/read.ts";
 import { dropSnapshot, takeSnapshot } from "../../master/namespace/ops/snapshot.ts";
 import type { Txn } from "../../master/namespace/txn.ts";
 import { numberFromKey, numberKey } from "../../master/store/bytes.ts";
-import { parseHistoryKey, rowsAt } from "../../master/store/history.ts";
+import { rowsAt } from "../../master/store/history.ts";
 import type { Store } from "../../master/store/store.ts";
-import { decodeChunk, decodeChunkRef } from "../../master/store/tables.ts";
+import { decodeChunkRef } from "../../master/store/tables.ts";
 
 /** Chunks of four bytes, so that small tests cross their borders. */
 export const chunkBytes = 4;
@@ -174,32 +175,7 @@ export class TestNamespace {
   /** What is wrong with the tables, as sentences. Empty if they agree with each other. */
   check(): string[] {
     const wrong: string[] = [];
-    const refs = new Map<number, number>();
-    const count = (record: Buffer): void => {
-      const { handle } = decodeChunkRef(record);
-      refs.set(handle, (refs.get(handle) ?? 0) + 1);
-    };
-    for (const { value } of this.store.range("chunkmap", { from: Buffer.alloc(0) })) count(value);
-    for (const { key, value } of this.store.range("history", { from: Buffer.alloc(0) })) {
-      if (parseHistoryKey(key)?.table === "chunkmap") count(value);
-    }
-    for (const { key, value } of this.store.range("chunk", { from: Buffer.alloc(0) })) {
-      const handle = numberFromKey(key, 0);
-      const counted = refs.get(handle) ?? 0;
-      const { refs: recorded } = decodeChunk(value);
-      if (recorded !== counted) wrong.push(`chunk ${handle}: ${recorded} refs, ${counted} rows`);
-      refs.delete(handle);
-    }
-    for (const handle of refs.keys()) wrong.push(`chunk ${handle} is referred to, not recorded`);
-    for (const { key } of this.store.range("inode", { from: Buffer.alloc(0) })) {
-      const ino = toIno(numberFromKey(key, 0));
-      const inode = this.reader.inode(ino, undefined);
-      let rows = 0;
-      for (const _ of rowsAt(this.store, "chunkmap", { prefix: numberKey(ino), at: undefined })) {
-        rows += 1;
-      }
-      if (rows !== inode.chunks) wrong.push(`inode ${ino}: chunks ${inode.chunks}, rows ${rows}`);
-    }
+    checkStore(this.store, (text) => wrong.push(text));
     return wrong;
   }
 }
