@@ -307,5 +307,9 @@ t.test("every named step of the chunk server's disk is crashed at", async (t) =>
     "a new step wants a scenario in crash-scenarios.ts",
   );
   // Names of files, and two events of the log.
-  t.same(unknown, ["id.new", "master.lost", "master.unreachable", "port.new"], "else: is it a step?");
+  t.same(
+    unknown,
+    ["id.new", "master.lost", "master.unreachable", "port.new"],
+    "else: is it a step?",
+  );
 });
