@@ -13,7 +13,7 @@ import { sitesIn } from "../support/sites.ts";
 
 /** Rows go into the base one by one: there is a crash between each. */
 const limits: Partial<JournalLimits> = { sliceRows: 1, journalBytes: 400 };
-const commitsMax = 12;
+const commitsMax = 18;
 
 /** Rows in several tables, and one that says how many commits there were. */
 function commit(store: Store, n: number): void {
@@ -49,7 +49,7 @@ interface Progress {
   synced: number;
 }
 
-/** Opens, commits, syncs, makes checkpoints and closes: every step of the store. Ends at a crash. */
+/** Opens, commits, syncs, makes checkpoints and closes: every step, up to a crash. */
 async function work(disk: JournalDisk, progress: Progress): Promise<void> {
   const store = await disk.open(limits);
   progress.answered = commitsIn(store);
@@ -57,12 +57,13 @@ async function work(disk: JournalDisk, progress: Progress): Promise<void> {
   for (let n = progress.answered + 1; n <= commitsMax; n += 1) {
     commit(store, n);
     progress.answered = n;
-    if (n % 3 === 0) {
+    // Most checkpoints begin because the journal is full, with commits that nobody has synced.
+    if (n % 5 === 0) {
       await store.synced();
       progress.synced = n;
     }
-    if (n % 4 === 0) store.syncNow();
-    disk.fireTimers();
+    if (n % 7 === 0) store.syncNow();
+    if (n % 6 === 0) disk.fireTimers();
     for (let i = 0; i < 3; i += 1) await turn();
   }
   await store.close();
@@ -92,7 +93,7 @@ interface Point {
   left: number;
 }
 
-/** Plays up to a crash. Resolves with what had been promised, or undefined if it was not reached. */
+/** Plays up to a crash. Resolves with what had been promised; undefined if it was not reached. */
 async function crash(point: Point): Promise<{ disk: JournalDisk; before: Progress } | undefined> {
   const { disk, progress } = await killedStore();
   const end = (): void => disk.end(point.how, () => point.left);
