@@ -12,7 +12,7 @@ import { sitesIn } from "../support/sites.ts";
  */
 
 /** Rows go into the base one by one: there is a crash between each. */
-const limits: Partial<JournalLimits> = { sliceRows: 1, journalBytes: 400 };
+const limits: Partial<JournalLimits> = { sliceRows: 1, journalBytes: 200 };
 const commitsMax = 18;
 
 /** Rows in several tables, and one that says how many commits there were. */
