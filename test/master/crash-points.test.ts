@@ -57,14 +57,13 @@ async function work(disk: JournalDisk, progress: Progress): Promise<void> {
   for (let n = progress.answered + 1; n <= commitsMax; n += 1) {
     commit(store, n);
     progress.answered = n;
-    // Most checkpoints begin because the journal is full, with commits that nobody has synced.
-    if (n % 5 === 0) {
-      await store.synced();
-      progress.synced = n;
-    }
-    if (n % 7 === 0) store.syncNow();
+    // Most checkpoints begin because the journal is full, with commits that nobody has synced, and
+    // are at work on those when others come.
+    if (n === 9) await store.synced();
+    if (n === 13) store.syncNow();
+    if (n === 9 || n === 13) progress.synced = n;
     if (n % 6 === 0) disk.fireTimers();
-    for (let i = 0; i < 3; i += 1) await turn();
+    for (let i = 0; i < 9; i += 1) await turn();
   }
   await store.close();
   progress.synced = progress.answered;
