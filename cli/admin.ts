@@ -1,4 +1,5 @@
-import { type Address, formatAddress } from "../common/address.ts";
+import type { Argv } from "yargs";
+import { type Address, formatAddress, masterAddressDefault } from "../common/address.ts";
 import { silentLog } from "../common/log.ts";
 import { systemClock } from "../common/os/clock.ts";
 import { UserError } from "../common/program.ts";
@@ -42,4 +43,18 @@ export async function withMaster<T>(
     }
     throw new UserError(error.message, { cause: error });
   }
+}
+
+export interface MasterOption {
+  master: string;
+}
+
+/** The option that says where the master is. */
+export function withMasterOption<T>(yargs: Argv<T>): Argv<T & MasterOption> {
+  return yargs.option("master", {
+    type: "string",
+    default: process.env["GFS_MASTER"] ?? masterAddressDefault,
+    requiresArg: true,
+    describe: "HOST:PORT of the master",
+  });
 }

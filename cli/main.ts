@@ -3,6 +3,7 @@ import yargs from "yargs";
 import { UserError, runMain } from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
 import { downCommand } from "./down.ts";
+import { replicasCommand } from "./replicas.ts";
 import { snapshotCommand } from "./snapshot.ts";
 import { statusCommand } from "./status.ts";
 import { upCommand } from "./up.ts";
@@ -21,6 +22,7 @@ async function main(): Promise<void> {
       .command(downCommand)
       .command(statusCommand)
       .command(snapshotCommand)
+      .command(replicasCommand)
       .completion("completion", "print a completion script for bash or zsh")
       .demandCommand(1, "a command is missing")
       .strictCommands()

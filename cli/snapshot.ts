@@ -1,7 +1,6 @@
 import cliProgress from "cli-progress";
 import { basename, dirname } from "node:path";
-import type { Argv, CommandModule } from "yargs";
-import { masterAddressDefault } from "../common/address.ts";
+import type { CommandModule } from "yargs";
 import { addressFrom, UserError } from "../common/program.ts";
 import {
   createSnapshot,
@@ -11,38 +10,20 @@ import {
 } from "../protocol/methods/admin.ts";
 import { mkdir } from "../protocol/methods/namespace.ts";
 import type { Attr, Snapshot } from "../protocol/shapes.ts";
-import { withMaster } from "./admin.ts";
+import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 import { type InnerPath, innerPath } from "./paths.ts";
 import { Restore, type RestoreCounts } from "./restore.ts";
 import { NamespaceSession } from "./session.ts";
 
 /** `gfs snapshot create|list|delete|restore`. */
 
-interface MasterOption {
-  master: string;
-}
-
-function withMasterOption<T>(yargs: Argv<T>): Argv<T & MasterOption> {
-  return yargs.option("master", {
-    type: "string",
-    default: process.env["GFS_MASTER"] ?? masterAddressDefault,
-    requiresArg: true,
-    describe: "HOST:PORT of the master",
-  });
-}
-
 function withSession<T>(
   { master }: MasterOption,
   work: (session: NamespaceSession) => Promise<T>,
 ): Promise<T> {
-  return withMaster(addressFrom(master, "--master"), async (connection) => {
-    const session = await NamespaceSession.open(connection);
-    try {
-      return await work(session);
-    } finally {
-      await session.close();
-    }
-  });
+  return withMaster(addressFrom(master, "--master"), (connection) =>
+    NamespaceSession.with(connection, work),
+  );
 }
 
 const typeMask = 0o170000;
