@@ -1,6 +1,6 @@
 import { assert } from "../common/assert.ts";
 import { blockBytes } from "../common/crc32c.ts";
-import { inFlightMax, payloadBytesMax, queuedBytesMax } from "../protocol/limits.ts";
+import { payloadBytesMax, queuedBytesMax, serverInFlightMax } from "../protocol/limits.ts";
 
 /** What a chunk server allows itself. Each limit says what it guards. */
 
@@ -14,6 +14,13 @@ export const pieceBytes = payloadBytesMax;
 export const copyPiecesInFlight = 4;
 /** Chunks copied from other servers at once: with the pieces above, 16 MiB of memory. */
 export const copiesMax = 4;
+/**
+ * Drafts that wait for the rest of their copy: each takes disk space, up to a whole chunk, that
+ * nothing else counts.
+ */
+export const draftsMax = 16;
+/** How long a copy waits for one piece from one source before it turns to the next. */
+export const copyPieceMs = 10_000;
 /** Clones made at once: each keeps the disk busy, and other requests want it too. */
 export const clonesMax = 4;
 /**
@@ -45,8 +52,8 @@ export const syncsAtOnce = 2;
 export const clientWriteBytesAtOnce = 48 * 1024 * 1024;
 /**
  * Clients' writes being worked on, for small ones, of which the bytes above hold thousands. All may
- * have the same next server, and one connection to it, which takes half as many from each of two
- * such servers before it refuses (`inFlightMax`): a refusal costs the replica its place in the set.
+ * have the same next server, and one connection to it; so may all of other servers that this one
+ * passes on. A refusal there (`serverInFlightMax`) costs the replica its place in the set.
  */
 export const clientWritesAtOnce = 512;
 /** Payload of clients' writes in memory, waiting or not; past it they get `overloaded`. */
@@ -56,15 +63,21 @@ export const clientWriteBytesMax = 256 * 1024 * 1024;
  * place in the set: their clients are held back at their primaries.
  */
 export const forwardedWriteBytesMax = 1024 * 1024 * 1024;
-/** Memory for the answers of reads under way. */
+/** Memory for the answers of reads, until the system has taken them. */
 export const readBytesMax = 256 * 1024 * 1024;
+/** The part of it for one connection: one that reads its answers slowly slows only itself. */
+export const connectionReadBytesMax = 32 * 1024 * 1024;
 /**
  * How long the rest of the chain may take, for each server in it: the server nearest to the fault
  * gives up first and so can name it.
  */
 export const hopMs = 5_000;
-/** Chunks whose last write failed somewhere, and bad ones, that are remembered. */
+/** Bad chunks that are remembered. */
 export const faultsMax = 4_096;
+/** Chunks whose last write failed somewhere, until they are raised: as many as may be dirty. */
+export const failedWritesMax = dirtySmallMax;
+/** How many of them the master is told with each heartbeat. */
+export const failedWritesToldMax = 64;
 /** Deletions under way at once; they share a commit of the index. */
 export const removalsAtOnce = 64;
 /** Disk space that is left alone: the index has to grow to delete, and other programs to log. */
@@ -79,5 +92,6 @@ assert(pieceBytes % blockBytes === 0, "pieces are whole blocks");
 assert(chunkBytesMax % blockBytes === 0, "a chunk is whole blocks");
 assert(hopMs * 3 < 30_000, "a chain of four answers before its client gives up");
 assert(clientWriteBytesAtOnce < queuedBytesMax, "what is being worked on fits in a queue");
-assert(clientWritesAtOnce * 2 <= inFlightMax, "writes passed on are never too many at once");
+assert(clientWritesAtOnce * 32 <= serverInFlightMax, "writes of 32 servers may pass through one");
+assert(connectionReadBytesMax < queuedBytesMax, "a slow reader waits, and is not cut off");
 assert(clientWriteBytesMax < forwardedWriteBytesMax, "forwarded writes go first");

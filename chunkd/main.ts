@@ -6,7 +6,13 @@ import { formatAddress, masterAddressDefault } from "../common/address.ts";
 import { createLog } from "../common/log.ts";
 import { systemClock } from "../common/os/clock.ts";
 import { systemDisk } from "../common/os/disk.ts";
-import { addressFrom, runMain, terminationSignal, UserError } from "../common/program.ts";
+import {
+  addressFrom,
+  runMain,
+  terminationSignal,
+  usageError,
+  UserError,
+} from "../common/program.ts";
 import { websocketConnect } from "../protocol/dial.ts";
 import { ChunkServer, type ServerOptions } from "./server.ts";
 
@@ -44,7 +50,7 @@ async function options(): Promise<Omit<ServerOptions, "log">> {
     })
     .strict()
     .fail((message, error) => {
-      throw error ?? new UserError(message);
+      throw usageError("gfs-chunkd", message, error);
     })
     .parseAsync();
   const listen = addressFrom(argv.listen, "--listen");

@@ -12,7 +12,7 @@ import { listen as listenWebSocket, type Listener } from "../protocol/websocket.
 import { Cleaner } from "./background/cleaner.ts";
 import { Membership, type MembershipHooks } from "./background/membership.ts";
 import { Remover } from "./background/remover.ts";
-import { cleanEveryMs, stopWaitMs } from "./limits.ts";
+import { cleanEveryMs, failedWritesToldMax, stopWaitMs } from "./limits.ts";
 import { clientHandlers } from "./service/clients.ts";
 import { orderHandlers } from "./service/orders.ts";
 import { Requests } from "./service/requests.ts";
@@ -78,7 +78,7 @@ export class ChunkServer {
     this.store = parts.store;
     this.#cleaner = parts.cleaner;
     this.#tasks = new Tasks({ clock, log });
-    this.#admission = new Admission({ index: this.store.index, clock });
+    this.#admission = new Admission({ index: this.store.index, clock, log });
     const run = (work: () => Promise<void>): void => this.#tasks.run("remove", work);
     this.#remover = new Remover({ store: this.store, run });
     this.failed = new Promise((_, reject) => {
@@ -144,6 +144,7 @@ export class ChunkServer {
 
   async #close(): Promise<void> {
     this.store.files.closeAll();
+    await this.store.drafts.close();
     await this.store.index.close();
     await this.directory.release();
   }
@@ -239,6 +240,7 @@ export class ChunkServer {
       removedReported: (handles) => this.#remover.reported(handles),
       remove: (handles) => this.#remover.add(handles),
       bad: () => store.faults.bad(),
+      failedWrites: () => store.faults.failedWrites(failedWritesToldMax),
       heard: async ({ sentAtMs, leaseMs, epoch }) => {
         await this.#admission.adopt(epoch);
         this.#admission.renewLease(sentAtMs, leaseMs);

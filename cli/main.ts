@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import yargs from "yargs";
-import { UserError, runMain } from "../common/program.ts";
+import { UserError, runMain, usageError } from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
 import { downCommand } from "./down.ts";
 import { replicasCommand } from "./replicas.ts";
@@ -33,8 +33,7 @@ async function main(): Promise<void> {
       .wrap(process.stdout.columns ? Math.min(100, process.stdout.columns) : 100)
       // One line and the way to more, not the whole usage.
       .fail((message: string | null, error: Error | undefined) => {
-        if (error && error.name !== "YError") throw error;
-        throw new UserError(`${message ?? error?.message ?? "wrong usage"} (see gfs --help)`);
+        throw usageError("gfs", message, error);
       })
       .parseAsync();
   } catch (error) {

@@ -1,4 +1,5 @@
 import { pino } from "pino";
+import { LineWriter } from "./os/line-writer.ts";
 
 /** Events, not prose: a dotted name and its facts. Levels: debug, info, warn, error. */
 export interface Log {
@@ -8,8 +9,27 @@ export interface Log {
   error(event: string, facts?: Record<string, unknown>): void;
 }
 
-/** JSON lines on standard error, which a daemon's parent points to its log file. */
-export function createLog(program: string, level: string): Log {
+const standardError = 2;
+
+/**
+ * JSON lines on a descriptor: standard error, which a daemon's parent points to its log file,
+ * unless told otherwise. Lines that cannot be written are dropped; how many is said by
+ * `log.dropped`, after the first line that can be written again.
+ */
+export function createLog(program: string, level: string, descriptor = standardError): Log {
+  const writer = new LineWriter(descriptor);
+  let dropped = 0;
+  const write = (line: string): void => {
+    if (!writer.write(line)) {
+      dropped += 1;
+      return;
+    }
+    if (dropped === 0) return;
+    const lines = dropped;
+    dropped = 0; // Before the line that says so, which may be dropped as well.
+    logger.error({ lines }, "log.dropped");
+    if (dropped > 0) dropped = lines;
+  };
   const logger = pino(
     {
       base: { program, pid: process.pid },
@@ -17,7 +37,7 @@ export function createLog(program: string, level: string): Log {
       timestamp: pino.stdTimeFunctions.isoTime,
       serializers: { error: pino.stdSerializers.err },
     },
-    pino.destination({ dest: 2, sync: true }),
+    { write },
   );
   return {
     debug: (event, facts) => logger.debug(facts ?? {}, event),

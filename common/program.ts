@@ -8,6 +8,16 @@ export class UserError extends Error {
   override readonly name = "UserError";
 }
 
+/**
+ * What yargs has to say of a wrong command line, as one line that ends with the way to more. What
+ * is no matter of the command line is thrown as it is.
+ */
+export function usageError(program: string, message: string | null, error?: Error): Error {
+  if (error && error.name !== "YError") return error;
+  const why = (message ?? error?.message ?? "wrong usage").trim().replaceAll(/\s*\n\s*/g, " ");
+  return new UserError(`${why} (see ${program} --help)`);
+}
+
 /** Parses HOST:PORT from a flag or the environment; a `UserError` names where it came from. */
 export function addressFrom(text: string, from: string): Address {
   const address = parseAddress(text);

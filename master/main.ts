@@ -12,7 +12,13 @@ import { lmdbFileFault } from "../common/os/lmdb-file.ts";
 import { systemDisk } from "../common/os/disk.ts";
 import { systemJournalDirectory } from "../common/os/journal-file.ts";
 import { releaseVersion } from "../common/os/version.ts";
-import { addressFrom, runMain, terminationSignal, UserError } from "../common/program.ts";
+import {
+  addressFrom,
+  runMain,
+  terminationSignal,
+  usageError,
+  UserError,
+} from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
 import { listen } from "../protocol/websocket.ts";
 import { Master } from "./master.ts";
@@ -56,7 +62,7 @@ function parseArguments(): Arguments {
     .strict()
     .demandCommand(0, 1)
     .fail((message, error) => {
-      throw error ?? new UserError(`${message} (see gfs-master --help)`);
+      throw usageError("gfs-master", message, error);
     })
     .parseSync();
   const text = parsed._[0] === undefined ? undefined : String(parsed._[0]);

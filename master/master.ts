@@ -144,6 +144,7 @@ export class Master {
       await this.fleetService.dropBadReplicas();
       await this.repair.run(signal);
     });
+    this.#tasks.every("failed-writes", repairMs, () => this.fleetService.settleFailedWrites());
     this.#tasks.every("repair-all", repairAllMs, () => {
       this.repair.needed = true;
       return Promise.resolve();

@@ -2,7 +2,6 @@ import { spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync, readFileSync, statSync } from "node:fs";
 import os from "node:os";
 import path from "node:path";
-import { pino } from "pino";
 import { type Clock, sleep } from "../common/clock.ts";
 import type { Log } from "../common/log.ts";
 import { UserError } from "../common/program.ts";
@@ -25,25 +24,6 @@ type Report = { mounted: true } | { failed: string };
 const startMsMax = 60_000;
 /** After a lazy unmount: how long processes that still have files open may go on using them. */
 const lingerMs = 2_000;
-
-/** A `Log` like `createLog`'s, on a descriptor that need not be 2. */
-export function createLogOn(descriptor: number, program: string, level: string): Log {
-  const logger = pino(
-    {
-      base: { program, pid: process.pid },
-      level,
-      timestamp: pino.stdTimeFunctions.isoTime,
-      serializers: { error: pino.stdSerializers.err },
-    },
-    pino.destination({ dest: descriptor, sync: true }),
-  );
-  return {
-    debug: (event, facts) => logger.debug(facts ?? {}, event),
-    event: (event, facts) => logger.info(facts ?? {}, event),
-    warn: (event, facts) => logger.warn(facts ?? {}, event),
-    error: (event, facts) => logger.error(facts ?? {}, event),
-  };
-}
 
 /** The log file of a background driver unless --log names another. */
 export function defaultLogFile(mountpoint: string): string {

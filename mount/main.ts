@@ -5,11 +5,16 @@ import { randomUUID } from "node:crypto";
 import path from "node:path";
 import yargs from "yargs";
 import { type Address, masterAddressDefault, parseAddress } from "../common/address.ts";
-import type { Log } from "../common/log.ts";
+import { createLog, type Log } from "../common/log.ts";
 import { systemClock } from "../common/os/clock.ts";
-import { addressFrom, runMain, terminationSignal, UserError } from "../common/program.ts";
 import {
-  createLogOn,
+  addressFrom,
+  runMain,
+  terminationSignal,
+  usageError,
+  UserError,
+} from "../common/program.ts";
+import {
   defaultLogFile,
   inBackground,
   reportFailure,
@@ -87,7 +92,7 @@ async function serve(settings: Settings): Promise<void> {
   const clock = systemClock;
   const standardError = takeStandardError();
   const level = process.env["GFS_LOG_LEVEL"] ?? "info";
-  const log = createLogOn(standardError.descriptor, "gfs-mount", level);
+  const log = createLog("gfs-mount", level, standardError.descriptor);
   const { mount } = settings;
   const { mountpoint } = mount;
   const terminated = terminationSignal();
@@ -145,7 +150,7 @@ function readArguments(args: readonly string[]) {
     })
     .strictOptions()
     .fail((message, error) => {
-      throw new UserError((message ?? error.message).replaceAll(/\s*\n\s*/g, " "));
+      throw usageError("gfs-mount", message, error);
     })
     .parseAsync();
 }

@@ -21,8 +21,11 @@ const kind = { request: 0, result: 1, failure: 2, cancel: 3 } as const;
 
 /** Carries whole messages, in order, to one peer. */
 export interface Transport {
-  /** `parts` make one message: the envelope and, if there is one, the payload (not copied). */
-  send(parts: readonly Buffer[]): void;
+  /**
+   * `parts` make one message: the envelope and, if there is one, the payload (not copied). `onSent`
+   * is called once, when the system has taken the message or the transport has ended.
+   */
+  send(parts: readonly Buffer[], onSent?: () => void): void;
   /** Bytes accepted by `send` that the peer has not taken yet. */
   queuedBytes(): number;
   /** Idempotent. `reason` reaches the peer if it still listens. */
@@ -40,14 +43,16 @@ export interface RequestContext {
   readonly signal: AbortSignal;
 }
 
-/** A reply that has a payload. */
+/** A reply that has a payload. `onSent` is called once, when its memory is not needed any more. */
 export class WithPayload<Reply> {
   readonly reply: Reply;
   readonly payload: Buffer;
+  readonly onSent: (() => void) | undefined;
 
-  constructor(reply: Reply, payload: Buffer) {
+  constructor(reply: Reply, payload: Buffer, onSent?: () => void) {
     this.reply = reply;
     this.payload = payload;
+    this.onSent = onSent;
   }
 }
 
@@ -87,6 +92,8 @@ const none = Buffer.alloc(0);
 export class Connection {
   /** For logs: who is at the other end. */
   peerName: string;
+  /** Requests that the peer may have unanswered. */
+  inFlightMax = inFlightMax;
   readonly #transport: Transport;
   readonly #clock: Clock;
   readonly #log: Log;
@@ -252,8 +259,9 @@ export class Connection {
     if (!handler) {
       return this.#replyFailure(id, "protocol", `${method.name} is not served here, or not to you`);
     }
-    if (this.#serving.size >= inFlightMax) {
-      return this.#replyFailure(id, "overloaded", `${inFlightMax} requests are under way already`);
+    if (this.#serving.size >= this.inFlightMax) {
+      const message = `${this.inFlightMax} requests are under way already`;
+      return this.#replyFailure(id, "overloaded", message);
     }
     void this.#serve({ id, method, handler, params, payload, deadlineMs });
   }
@@ -277,10 +285,10 @@ export class Connection {
         connection: this,
         signal: abort.signal,
       });
-      const { reply, payload } =
+      const { reply, payload, onSent } =
         answer instanceof WithPayload ? answer : { reply: answer, payload: none };
       const envelope = encodeCbor([kind.result, id, reply]);
-      this.#reply(payload.length > 0 ? [envelope, payload] : [envelope]);
+      this.#reply(payload.length > 0 ? [envelope, payload] : [envelope], onSent);
     } catch (error) {
       const status = statusOf(error);
       if (status === "internal") this.#log.error("request.failed", { method: method.name, error });
@@ -302,16 +310,16 @@ export class Connection {
     this.#reply([encodeCbor([kind.failure, id, statusCode(status), message, servers])]);
   }
 
-  #reply(parts: readonly Buffer[]): void {
+  #reply(parts: readonly Buffer[], onSent?: () => void): void {
     const bytes = parts.reduce((sum, part) => sum + part.length, 0);
     if (bytes > messageBytesMax) {
       this.#log.error("reply.too-large", { peer: this.peerName, bytes });
-      return this.close("a reply was larger than a message can be");
+      this.close("a reply was larger than a message can be");
+    } else if (this.#transport.queuedBytes() > queuedBytesMax) {
+      this.close("you do not read what you asked for");
     }
-    if (this.#transport.queuedBytes() > queuedBytesMax) {
-      return this.close("you do not read what you asked for");
-    }
-    this.#send(parts);
+    if (this.#closedFor !== undefined) onSent?.();
+    else this.#transport.send(parts, onSent);
   }
 
   #result(id: number, fields: unknown[], payload: Buffer): void {

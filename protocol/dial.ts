@@ -5,6 +5,7 @@ import type { Log } from "../common/log.ts";
 import { type CallOptions, Connection, Handlers, type Transport } from "./connection.ts";
 import type { Method, RequestOf } from "./method.ts";
 import { hello } from "./methods/session.ts";
+import { serverInFlightMax } from "./limits.ts";
 import { protocolVersion } from "./methods.ts";
 import { StatusError } from "./status.ts";
 import { connect } from "./websocket.ts";
@@ -14,6 +15,8 @@ export type Role = RequestOf<typeof hello>["role"];
 /** Makes transports: WebSockets in life, something else in a test. */
 export type Connect = (address: Address) => Promise<Transport>;
 
+/** A peer that has connected and does not say who it is takes up a place for this long. */
+const helloMs = 10_000;
 /** How long a connection may take to come up before its server counts as unreachable. */
 const connectMs = 5_000;
 
@@ -79,7 +82,8 @@ export function accept(
     log: Log;
   },
 ): Connection {
-  const greeting = new Handlers().serve(hello, (params, { connection }) => {
+  const late = options.clock.timer(helloMs, () => connection.close("you have not said hello"));
+  const greeting = new Handlers().serve(hello, (params) => {
     if (params.protocol !== protocolVersion) {
       throw new StatusError(
         "protocol",
@@ -93,17 +97,21 @@ export function accept(
         `this is cluster ${own || "(none yet)"}, you belong to cluster ${params.cluster}`,
       );
     }
+    late.cancel();
     connection.peerName = `${params.role} ${params.name} (${options.peer})`;
     connection.setHandlers(options.handlersFor(params.role));
+    if (params.role === "chunkd") connection.inFlightMax = serverInFlightMax;
     options.onReady(connection, { role: params.role, name: params.name });
     return { protocol: protocolVersion, cluster: own };
   });
-  return new Connection(transport, {
+  const connection = new Connection(transport, {
     handlers: greeting,
     clock: options.clock,
     log: options.log,
     peerName: options.peer,
   });
+  connection.onClose(() => late.cancel());
+  return connection;
 }
 
 /** As for `dial`; the cluster may become known later than the pool is made. */

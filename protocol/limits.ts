@@ -21,6 +21,11 @@ export const messageBytesMax = 2 * 1024 * 1024;
 export const envelopeDepthMax = 16;
 /** Requests that one connection may have unanswered at its server; more get `overloaded`. */
 export const inFlightMax = 1024;
+/**
+ * The same for a chunk server, which passes on the writes of many clients, and of other servers, to
+ * one next server. Each takes about 2 KiB there besides its payload, which is counted.
+ */
+export const serverInFlightMax = 16_384;
 /** Bytes queued to a peer that does not read; a peer further behind is cut off. */
 export const queuedBytesMax = 64 * 1024 * 1024;
 /** Entries in one readdir page: with attributes about 300 bytes each, well inside a message. */

@@ -13,6 +13,9 @@ import { StatusError } from "./status.ts";
 /** Payloads up to this size are copied behind their envelope: cheaper than a frame of their own. */
 const joinBytesMax = 16 * 1024;
 
+/** Peers of one program at a time: each may have 64 MiB queued to it, and takes a descriptor. */
+const connectionsMax = 4_096;
+
 /** RFC 6455 wants clients to mask; a mask of zeros is one, and leaves the bytes as they are. */
 const generateMask = (mask: Buffer): void => {
   mask.fill(0);
@@ -42,15 +45,15 @@ class WebSocketTransport implements Transport {
     this.#keepAlive();
   }
 
-  send(parts: readonly Buffer[]): void {
+  send(parts: readonly Buffer[], onSent: () => void = ignored): void {
     const [envelope, payload] = parts;
-    if (this.#socket.readyState !== WebSocket.OPEN || !envelope) return;
-    if (!payload) return this.#socket.send(envelope, ignored);
+    if (this.#socket.readyState !== WebSocket.OPEN || !envelope) return onSent();
+    if (!payload) return this.#socket.send(envelope, onSent);
     if (payload.length <= joinBytesMax) {
-      return this.#socket.send(Buffer.concat([envelope, payload]), ignored);
+      return this.#socket.send(Buffer.concat([envelope, payload]), onSent);
     }
     this.#socket.send(envelope, { fin: false }, ignored);
-    this.#socket.send(payload, { fin: true }, ignored);
+    this.#socket.send(payload, { fin: true }, onSent);
   }
 
   queuedBytes(): number {
@@ -135,6 +138,11 @@ export async function listen(options: {
     skipUTF8Validation: true,
   });
   sockets.on("connection", (socket, request) => {
+    if (sockets.clients.size > connectionsMax) {
+      socket.on("error", ignored);
+      socket.close(1013, "too many connections"); // RFC 6455 §7.4, "try again later".
+      return;
+    }
     const peer = `${request.socket.remoteAddress ?? "?"}:${request.socket.remotePort ?? 0}`;
     options.onTransport(new WebSocketTransport(socket, options.clock), peer);
   });

@@ -7,10 +7,16 @@ import type { Connection, Handlers } from "../../protocol/connection.ts";
 import { type Connect, dial } from "../../protocol/dial.ts";
 import type { ChunkHandle, Epoch } from "../../protocol/id.ts";
 import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
-import { heartbeat, inventory, register, replicaBad } from "../../protocol/methods/fleet.ts";
+import {
+  heartbeat,
+  inventory,
+  register,
+  replicaBad,
+  writeFailed,
+} from "../../protocol/methods/fleet.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { DataDirectory, Identity } from "../store/directory.ts";
-import type { BadChunk } from "../store/faults.ts";
+import type { BadChunk, FailedWrite } from "../store/faults.ts";
 import type { HeldChunk } from "../store/inventory.ts";
 
 export type Usage = Omit<RequestOf<typeof heartbeat>, "removed">;
@@ -25,6 +31,7 @@ export interface MembershipHooks {
   removedReported(handles: readonly ChunkHandle[]): void;
   remove(handles: readonly ChunkHandle[]): void;
   bad(): readonly BadChunk[];
+  failedWrites(): readonly FailedWrite[];
   /** The master has answered what was sent at `sentAtMs`. */
   heard(answer: { sentAtMs: number; leaseMs: number; epoch: Epoch }): Promise<void>;
 }
@@ -149,6 +156,8 @@ export class Membership {
     hooks.removedReported(removed);
     hooks.remove(reply.remove);
     await hooks.heard({ sentAtMs, leaseMs, epoch: reply.epoch });
+    // Their clients have not told by now. They are told again until the master has seen to it.
+    await Promise.all(hooks.failedWrites().map((failed) => connection.call(writeFailed, failed)));
   }
 
   #failed(error: unknown): void {

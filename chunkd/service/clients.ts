@@ -6,6 +6,7 @@ import * as store from "../store/read.ts";
 import type { Store } from "../store/store.ts";
 import { syncChunk } from "../store/sync.ts";
 import type { Writer } from "../write/write.ts";
+import { ReadMemory } from "./read-memory.ts";
 import type { Requests } from "./requests.ts";
 
 /** What mounts and other chunk servers may ask for, each on a connection that it dialled. */
@@ -16,9 +17,17 @@ export function clientHandlers(options: {
 }): (role: Role) => Handlers {
   const { writer, requests } = options;
   const handlers = new Handlers();
-  requests.serve(handlers, readChunk, async (params) => {
-    const { payload, crcs } = await store.readChunk(options.store, params);
-    return new WithPayload({ crcs }, payload);
+  const memory = new ReadMemory();
+  requests.serve(handlers, readChunk, async (params, { connection }) => {
+    const release = await memory.acquire(connection, params.length);
+    try {
+      const { payload, crcs } = await store.readChunk(options.store, params);
+      release(params.length - payload.length);
+      return new WithPayload({ crcs }, payload, () => release(payload.length));
+    } catch (error) {
+      release(params.length);
+      throw error;
+    }
   });
   requests.serve(handlers, writeChunk, async (params, { payload }) => {
     await writer.write(params, payload);

@@ -1,5 +1,5 @@
 import { type Database, open, type RootDatabase } from "lmdb";
-import { lmdbFileFault } from "../../common/os/lmdb-file.ts";
+import { commitFailure, handleLostRejections, lmdbFileFault } from "../../common/os/lmdb-file.ts";
 import { UserError } from "../../common/program.ts";
 import type { ChunkHandle } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
@@ -32,6 +32,10 @@ export class ChunkIndex {
   readonly #chunks: Table;
   readonly #small: Table;
   readonly #meta: Table;
+  #lastWrite: Flushable | undefined;
+  /** Resolves when no commit under way is left to fail or to get to the disk. */
+  #settled: Promise<unknown> = Promise.resolve();
+  #closing: Promise<void> | undefined;
 
   /** Throws a `UserError` if what is at `path` is no index, or not a whole one. */
   constructor(path: string) {
@@ -44,6 +48,7 @@ export class ChunkIndex {
     }
     const binary = { encoding: "binary", keyEncoding: "binary" } as const;
     this.#root = open<Buffer, Buffer>({ path, ...binary, noSubdir: false, separateFlushed: true });
+    handleLostRejections(this.#root);
     this.#chunks = this.#root.openDB({ name: "chunk", ...binary });
     this.#small = this.#root.openDB({ name: "small", ...binary });
     this.#meta = this.#root.openDB({ name: "meta", ...binary });
@@ -123,45 +128,48 @@ export class ChunkIndex {
     return this.#written(this.#meta.put(Buffer.from(name), value));
   }
 
-  /** Resolves when everything written so far is on the disk. */
+  /**
+   * Resolves when everything that was committed so far is on the disk. What failed to be committed
+   * was told to those who wrote it.
+   */
   async flushed(): Promise<void> {
-    await this.#root.flushed;
+    await this.#settled;
   }
 
-  /** Waits for what was written. */
-  async close(): Promise<void> {
-    await this.#root.flushed;
+  /** Waits for what was written. Idempotent. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  async #close(): Promise<void> {
+    // lmdb-js waits for the flush of the last commit, which never comes if that failed. Removing
+    // what is not there needs no room, so that the last commit is one that succeeds.
+    await this.#written(this.#meta.remove(Buffer.from("closing"))).committed.catch(ignored);
+    await this.#settled;
     await this.#root.close();
   }
 
   #written(promise: Flushable): Written {
     const committed = promise.then(() => undefined, failed);
     committed.catch(ignored); // Whoever cares waits for it; others must not end the process.
-    return {
-      committed,
-      flushed: async () => {
-        await committed;
-        await (promise.flushed ?? this.#root.flushed);
-      },
+    const flushed = async (): Promise<void> => {
+      await committed; // First: lmdb-js never settles the flush of a commit that failed.
+      await promise.flushed;
     };
+    if (promise !== this.#lastWrite) {
+      this.#lastWrite = promise;
+      this.#settled = Promise.allSettled([this.#settled, flushed()]);
+    }
+    return { committed, flushed };
   }
 }
 
-/** lmdb-js keeps a failed commit's reason in a promise of its own. */
 async function failed(error: unknown): Promise<never> {
-  const cause = await commitError(error);
+  const cause = await commitFailure(error);
   const why = cause instanceof Error ? cause.message : String(cause);
   const status = /space|MAP_FULL/i.test(why) ? "no-space" : "io-error";
   throw new StatusError(status, `the chunk index could not be written: ${why}`, { cause });
-}
-
-async function commitError(error: unknown): Promise<unknown> {
-  if (!(error instanceof Error && "commitError" in error)) return error;
-  try {
-    return await error.commitError;
-  } catch (reason) {
-    return reason;
-  }
 }
 
 const removalPrefix = Buffer.from("removal:");

@@ -1,34 +1,48 @@
-import type { OpenFile } from "../../common/disk.ts";
-import { blockBytes, crcsMatch } from "../../common/crc32c.ts";
 import type { ChunkHandle, ChunkVersion } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
-import { chunkBytesMax, copyPiecesInFlight, pieceBytes, smallBytesMax } from "../limits.ts";
+import { chunkBytesMax, smallBytesMax } from "../limits.ts";
+import { type CopySource, fetchRun } from "./copy-source.ts";
+import type { Draft } from "./drafts.ts";
 import { diskFailure } from "./faults.ts";
-import type { Bytes } from "./read.ts";
+import { fillDraft } from "./fill.ts";
 import { blocksIn, encodeRecord } from "./record.ts";
 import { removeLocked } from "./remove.ts";
 import { persist, type Store } from "./store.ts";
 import { type Chunk, expectWanted, type LiveRecord } from "./table.ts";
 
-/** Another server's replica. */
-export interface CopySource {
-  checksums(): Promise<{ length: number; crcs: number[] }>;
-  read(offset: number, length: number): Promise<Bytes>;
+/**
+ * Fetching a replica. What comes from other servers, and what of it is here already, goes into a
+ * _draft_, a file in `staging/` that is no replica. When it is what the sources have, and on the
+ * disk, it takes the place of an older or bad replica as a whole: a crash leaves the old one, none,
+ * or a good one, never a mixture.
+ *
+ *   draft order    while the chunk is being written to: fetches what it can, keeps the draft
+ *   final order    nobody writes: fetches what differs from the draft, syncs, publishes
+ */
+export interface CopyRequest {
+  handle: ChunkHandle;
+  version: ChunkVersion;
+  draft: boolean;
+}
+
+export interface Copied {
+  length: number;
+  /** What did not come from this server's own disk. */
+  fetchedBytes: number;
 }
 
 /**
- * Fetches a replica, verified and on the disk when it resolves with its length. Replaces an older
- * or a bad one: fetched first, then the old one is deleted as a whole, so that a crash leaves
- * either none or a good one. Replaces nothing when it is cancelled: what the master does not wait
+ * Carries out such an order. Replaces nothing when it is cancelled: what the master does not wait
  * for any more may be out of date by now. Throws `stale-version` if a newer one is here,
  * `interrupted`, and the failures of both sides.
  */
 export function copyChunk(
   store: Store,
-  { handle, version }: { handle: ChunkHandle; version: ChunkVersion },
+  request: CopyRequest,
   source: CopySource,
   signal?: AbortSignal,
-): Promise<number> {
+): Promise<Copied> {
+  const { handle, version } = request;
   return store.table.with(handle, (chunk) =>
     chunk.gate.run("exclusive", async () => {
       expectWanted(signal);
@@ -37,7 +51,7 @@ export function copyChunk(
         throw new StatusError("stale-version", `chunk ${handle}: version ${own} is here already`);
       }
       try {
-        return await fetchAndReplace(store, chunk, { version, source, signal });
+        return await copyLocked(store, chunk, { ...request, source, signal });
       } catch (error) {
         store.space.writeFailed(error);
         throw diskFailure(error, `chunk ${handle} could not be copied`);
@@ -46,24 +60,20 @@ export function copyChunk(
   );
 }
 
-interface CopyWork {
-  version: ChunkVersion;
+interface CopyWork extends CopyRequest {
   source: CopySource;
   signal: AbortSignal | undefined;
 }
 
-async function fetchAndReplace(
-  store: Store,
-  chunk: Chunk,
-  { version, source, signal }: CopyWork,
-): Promise<number> {
-  const { length, crcs } = await source.checksums();
+async function copyLocked(store: Store, chunk: Chunk, work: CopyWork): Promise<Copied> {
+  const { source, signal, draft } = work;
+  const wanted = await source.checksums();
+  const { length, crcs } = wanted;
   if (length > chunkBytesMax || crcs.length !== blocksIn(length)) {
     throw new StatusError("protocol", "the source's checksums do not fit its length");
   }
-  store.space.take(length);
   const record: LiveRecord = {
-    version,
+    version: work.version,
     length,
     crcs,
     origin: undefined,
@@ -73,32 +83,38 @@ async function fetchAndReplace(
     bytes: undefined,
   };
   if (record.small) {
-    record.bytes = length > 0 ? await fetchPiece(record, source, 0) : Buffer.alloc(0);
+    if (draft) return { length, fetchedBytes: 0 };
+    store.space.take(length);
+    record.bytes = await smallBytes(record, source);
     expectWanted(signal);
     await publish(store, chunk, record, async () => undefined);
-    return length;
+    await store.drafts.discard(chunk.handle);
+    return { length, fetchedBytes: length };
   }
-  const { disk, files } = store;
-  const staging = files.staging(chunk.handle, "copy");
-  await disk.remove("copy.clear", staging);
-  try {
-    const file = await disk.open("copy.open", staging, "create");
-    try {
-      await fetchAll(file, record, source);
-      await file.datasync("copy.sync");
-    } finally {
-      await file.close();
-    }
+  return store.drafts.with(chunk.handle, async (staged) => {
+    const fetchedBytes = await fillDraft(store, chunk, { staged, wanted, source, signal, draft });
+    await staged.file.truncate("copy.cut", length);
+    await staged.file.datasync("copy.sync");
+    if (draft) return { length, fetchedBytes };
     expectWanted(signal);
-    await publish(store, chunk, record, async () => {
-      await disk.rename("copy.publish", staging, files.path(chunk.handle));
-      await disk.syncDirectory("copy.publish-dir", files.directory(chunk.handle));
-    });
-  } catch (error) {
-    await disk.remove("copy.undo", staging).catch(() => false);
-    throw error;
-  }
-  return length;
+    staged.spent = true;
+    await publish(store, chunk, record, () => moveInPlace(store, chunk.handle, staged));
+    return { length, fetchedBytes };
+  });
+}
+
+async function smallBytes(record: LiveRecord, source: CopySource): Promise<Buffer> {
+  const { length, crcs } = record;
+  if (length === 0) return Buffer.alloc(0);
+  const run = { first: 0, offset: 0, length };
+  // The message it came in is much larger.
+  return Buffer.from((await fetchRun(source, run, { crcs, anyCrcs: false })).payload);
+}
+
+async function moveInPlace(store: Store, handle: ChunkHandle, staged: Draft): Promise<void> {
+  const { disk, files } = store;
+  await disk.rename("copy.publish", staged.path, files.path(handle));
+  await disk.syncDirectory("copy.publish-dir", files.directory(handle));
 }
 
 function publish(
@@ -116,36 +132,4 @@ function publish(
     } else await persist(store, chunk, record).flushed();
     store.table.replaceWhole(chunk, record);
   });
-}
-
-/** Keeps a few requests on the way; pieces are written in the order of the file. */
-async function fetchAll(file: OpenFile, record: LiveRecord, source: CopySource): Promise<void> {
-  const coming: Promise<Buffer>[] = [];
-  let asked = 0;
-  try {
-    for (let at = 0; at < record.length; at += pieceBytes) {
-      for (; asked < record.length && coming.length < copyPiecesInFlight; asked += pieceBytes) {
-        const piece = fetchPiece(record, source, asked);
-        piece.catch(() => undefined); // Whoever awaits it is told; it may fail before anybody does.
-        coming.push(piece);
-      }
-      const [next] = coming;
-      if (next) await file.write("copy.write", await next, at);
-      void coming.shift();
-    }
-  } finally {
-    await Promise.allSettled(coming);
-  }
-}
-
-/** One piece, which has to match the CRCs that the source named at the beginning. */
-async function fetchPiece(record: LiveRecord, source: CopySource, offset: number): Promise<Buffer> {
-  const length = Math.min(pieceBytes, record.length - offset);
-  const { payload } = await source.read(offset, length);
-  const first = offset / blockBytes;
-  const expected = record.crcs.slice(first, first + blocksIn(length));
-  if (payload.length === length && crcsMatch(payload, offset, expected)) {
-    return record.small ? Buffer.from(payload) : payload;
-  }
-  throw new StatusError("unavailable", "the source changed while it was copied, or lost bytes");
 }

@@ -2,15 +2,22 @@ import { LRUCache } from "lru-cache";
 import { AssertionError } from "../../common/assert.ts";
 import { errnoName } from "../../common/disk.ts";
 import type { Log } from "../../common/log.ts";
-import type { ChunkHandle, ChunkVersion } from "../../protocol/id.ts";
+import { type ChunkHandle, type ChunkVersion, type ServerId, serverId } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
-import { faultsMax } from "../limits.ts";
+import { failedWritesMax, faultsMax } from "../limits.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
 
 export interface BadChunk {
   handle: ChunkHandle;
   version: ChunkVersion;
   reason: string;
+}
+
+export interface FailedWrite {
+  handle: ChunkHandle;
+  version: ChunkVersion;
+  /** Those that did not take part. */
+  servers: ServerId[];
 }
 
 /** A failure of the disk as a status. A bug stays a bug, and a status what it is. */
@@ -42,9 +49,16 @@ export class Faults {
   readonly #bad = new Map<ChunkHandle, BadChunk>();
   readonly #failedWrites = new LRUCache<ChunkHandle, { version: ChunkVersion; error: StatusError }>(
     {
-      max: faultsMax,
+      max: failedWritesMax,
+      dispose: (_value, _handle, why) => {
+        if (why === "evict") this.#forgotten = true;
+      },
     },
   );
+  /** There were more failed writes than are remembered: any chunk may have had one. */
+  #forgotten = false;
+  /** Where `failedWrites` goes on. */
+  #told = 0;
   #onBad: (bad: BadChunk) => void = () => undefined;
 
   constructor(options: { index: ChunkIndex; log: Log }) {
@@ -89,6 +103,24 @@ export class Faults {
   failedWrite(handle: ChunkHandle, version: ChunkVersion): StatusError | undefined {
     const failed = this.#failedWrites.get(handle);
     return failed?.version === version ? failed.error : undefined;
+  }
+
+  /** True if a write under `version` may not have reached every replica. */
+  mayBeUneven(handle: ChunkHandle, version: ChunkVersion): boolean {
+    return this.#forgotten || this.failedWrite(handle, version) !== undefined;
+  }
+
+  /** Failed writes after which no version was raised yet, up to `most`, by and by all of them. */
+  failedWrites(most: number): FailedWrite[] {
+    const all = [...this.#failedWrites.entries()];
+    const first = this.#told < all.length ? this.#told : 0;
+    const some = all.slice(first, first + most);
+    this.#told = first + some.length;
+    return some.map(([handle, { version, error }]) => ({
+      handle,
+      version,
+      servers: error.servers.map(serverId),
+    }));
   }
 
   /** The chunk has a new version; what failed under the old one is over. */

@@ -11,12 +11,13 @@ import { type Chunk, expectChunk, expectVersion, expectWanted, type LiveRecord }
 
 /**
  * Gives a chunk a new version, and cuts it if `length` is given and smaller. Waits for writes under
- * way and is on the disk when it resolves. A chunk that has `newVersion` already is cut all the
- * same: nobody knows how far an order came whose answer was lost. The master repeats one only while
- * nobody writes under `newVersion`. An order that was cancelled before its turn is not carried out:
- * the master went on without this server, which must not come by a version whose writes it lacks.
- * Throws `no-chunk`, `stale-version`, `interrupted`, or `corrupt` if the block that is cut is not
- * what it was.
+ * way and is on the disk when it resolves, with true if a write under the old version may not have
+ * reached every replica (nobody knows when the order is repeated). A chunk that has `newVersion`
+ * already is cut all the same: nobody knows how far an order came whose answer was lost. The master
+ * repeats one only while nobody writes under `newVersion`. An order that was cancelled before its
+ * turn is not carried out: the master went on without this server, which must not come by a version
+ * whose writes it lacks. Throws `no-chunk`, `stale-version`, `interrupted`, or `corrupt` if the
+ * block that is cut is not what it was.
  */
 export interface RaiseRequest {
   handle: ChunkHandle;
@@ -29,25 +30,26 @@ export function raiseVersion(
   store: Store,
   request: RaiseRequest,
   signal?: AbortSignal,
-): Promise<void> {
+): Promise<boolean> {
   return store.table.with(request.handle, (chunk) =>
     chunk.gate.run("exclusive", () =>
       chunk.applying.run("exclusive", async () => {
         expectWanted(signal);
-        await raiseLocked(store, chunk, request);
+        return raiseLocked(store, chunk, request);
       }),
     ),
   );
 }
 
-async function raiseLocked(store: Store, chunk: Chunk, request: RaiseRequest): Promise<void> {
+async function raiseLocked(store: Store, chunk: Chunk, request: RaiseRequest): Promise<boolean> {
   const { version } = expectChunk(chunk);
   const raised = version === request.newVersion;
+  const uneven = raised || store.faults.mayBeUneven(chunk.handle, version);
   const record = expectVersion(chunk, raised ? version : request.version);
   const length = Math.min(record.length, request.length ?? record.length);
   if (raised && length === record.length) {
     await store.index.flushed(); // The first try may not have got so far.
-    return;
+    return uneven;
   }
   chunk.begun += 1;
   try {
@@ -61,6 +63,7 @@ async function raiseLocked(store: Store, chunk: Chunk, request: RaiseRequest): P
   }
   store.faults.forgetWrites(chunk.handle);
   if (chunk.record?.dirty) store.table.noteDirty(chunk); // The cleaner may have let it be.
+  return uneven;
 }
 
 async function raiseOnly(

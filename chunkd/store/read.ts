@@ -29,13 +29,8 @@ export interface Bytes {
  * Bytes [offset, offset + length), fewer where the chunk ends. Throws `no-chunk`, `stale-version`,
  * `corrupt` or `io-error`; the last two are reported to the master.
  */
-export async function readChunk(store: Store, request: ReadRequest): Promise<Bytes> {
-  await store.readMemory.acquire(request.length);
-  try {
-    return await store.table.with(request.handle, (chunk) => readUnlocked(store, chunk, request));
-  } finally {
-    store.readMemory.release(request.length);
-  }
+export function readChunk(store: Store, request: ReadRequest): Promise<Bytes> {
+  return store.table.with(request.handle, (chunk) => readUnlocked(store, chunk, request));
 }
 
 async function readUnlocked(store: Store, chunk: Chunk, request: ReadRequest): Promise<Bytes> {

@@ -62,6 +62,11 @@ export function decodeKey(key: Uint8Array): ChunkHandle {
 
 export const blocksIn = (length: number): number => Math.ceil(length / blockBytes);
 
+/** Bytes of block `block` of a chunk that is `length` long. */
+export function bytesInBlock(block: number, length: number): number {
+  return Math.max(0, Math.min(blockBytes, length - block * blockBytes));
+}
+
 export function encodeRecord(handle: ChunkHandle, record: ChunkRecord): Buffer {
   const mark = record.dirty && !record.small;
   const crcs = mark ? [] : record.crcs;

@@ -2,8 +2,9 @@ import type { Clock } from "../../common/clock.ts";
 import type { Disk } from "../../common/disk.ts";
 import type { Log } from "../../common/log.ts";
 import { Semaphore } from "../../common/mutex.ts";
-import { readBytesMax, syncsAtOnce } from "../limits.ts";
+import { syncsAtOnce } from "../limits.ts";
 import { ChunkIndex, type Written } from "./chunk-index.ts";
+import { Drafts } from "./drafts.ts";
 import { Faults } from "./faults.ts";
 import { ChunkFiles } from "./files.ts";
 import { encodeRecord } from "./record.ts";
@@ -17,11 +18,11 @@ export interface Store {
   readonly log: Log;
   readonly index: ChunkIndex;
   readonly files: ChunkFiles;
+  readonly drafts: Drafts;
   readonly table: ChunkTable;
   readonly faults: Faults;
   readonly space: Space;
   readonly syncs: Semaphore;
-  readonly readMemory: Semaphore;
 }
 
 /** Opens the store of a data directory that is locked and laid out. `recover` comes next. */
@@ -34,17 +35,18 @@ export function openStore(options: {
 }): Store {
   const { root, disk, clock, log } = options;
   const index = new ChunkIndex(`${root}/index`);
+  const files = new ChunkFiles({ disk, root });
   return {
     disk,
     clock,
     log,
     index,
-    files: new ChunkFiles({ disk, root }),
+    files,
+    drafts: new Drafts({ disk, files }),
     table: new ChunkTable({ index, clock }),
     faults: new Faults({ index, log }),
     space: new Space({ disk, path: root, reserveBytes: options.reserveBytes }),
     syncs: new Semaphore(syncsAtOnce),
-    readMemory: new Semaphore(readBytesMax),
   };
 }
 

@@ -11,7 +11,8 @@ export type WriteRequest = RequestOf<typeof writeChunk>;
  * Passes a write on to the next server of its chain and waits for the answer of all that follow.
  * The bytes are sent as they came. Calls for one chunk reach the next server in the order in which
  * they are made here: one connection, and nothing is awaited between the call and the sending that
- * could let a later call overtake. Throws `replica-failed`, which names the servers.
+ * could let a later call overtake. Throws `replica-failed`, which names the servers, or
+ * `stale-epoch`: then the write came too late, and those who refused it are not to blame.
  */
 export async function forward(pool: Pool, request: WriteRequest, payload: Buffer): Promise<void> {
   const [next, ...chain] = request.chain;
@@ -30,7 +31,7 @@ export async function forward(pool: Pool, request: WriteRequest, payload: Buffer
 
 /** The next server's own list if it could tell, else the next server itself. */
 function replicaFailed(server: number, error: unknown): unknown {
-  if (!(error instanceof StatusError)) return error;
+  if (!(error instanceof StatusError) || error.status === "stale-epoch") return error;
   const named = error.status === "replica-failed" && error.servers.length > 0;
   const servers = named ? error.servers : [server];
   const message = named ? error.message : `server ${server}: ${error.status}: ${error.message}`;

@@ -108,7 +108,8 @@ export class Writer {
     const { handle, version } = request;
     const failed = this.#store.faults.failedWrite(handle, version);
     if (failed) throw failed;
-    if (!request.forwarded) this.#admission.checkLease(); // It may have waited at the gate.
+    if (request.forwarded) this.#admission.checkPassedOn(request.epoch);
+    else this.#admission.checkLease(); // It may have waited at the gate.
     const missing = !chunk.record && chunk.unusable === undefined;
     if (!(missing && request.create)) this.#checkExisting(chunk, request);
     const end = payload.length === 0 ? 0 : request.offset + payload.length;
@@ -134,7 +135,7 @@ export class Writer {
     const alone = !request.forwarded && request.chain.length === 0;
     if (alone) return here;
     const { handle, version } = request;
-    const error = replicasFailed(here, there, this.#self());
+    const error = this.#whoFailed(request, here, there);
     const { message, servers } = error;
     this.#store.log.warn("write.not-everywhere", { handle, version, message, servers });
     const nobody = !request.forwarded && servers.length > request.chain.length;
@@ -143,6 +144,16 @@ export class Writer {
     const noted = nobody ? replicasFailed(here, undefined, this.#self()) : error;
     this.#store.faults.noteFailedWrite(handle, version, noted);
     return nobody && statusOf(here) === "no-space" ? here : noted;
+  }
+
+  /**
+   * Those who refuse a write as too late have not failed. The primary has: it was cut off, and its
+   * replica may have the write.
+   */
+  #whoFailed(request: WriteRequest, here: unknown, there: unknown): StatusError {
+    const late = there instanceof StatusError && there.status === "stale-epoch";
+    if (late && request.forwarded) return there;
+    return replicasFailed(late ? there : here, there, this.#self());
   }
 }
 

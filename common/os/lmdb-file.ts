@@ -36,3 +36,36 @@ export function lmdbFileFault(path: string): string | undefined {
     closeSync(file);
   }
 }
+
+/** What is used of a database that `lmdb` has opened. */
+interface LmdbRoot {
+  on(event: "beforecommit", callback: () => void): unknown;
+  readonly committed: PromiseLike<boolean>;
+}
+
+/**
+ * Handles a promise that lmdb-js makes for the start of each batch and gives to nobody: when the
+ * commit fails (a full disk), its rejection would end the process. Those who wrote are told by
+ * promises of their own.
+ */
+export function handleLostRejections(root: LmdbRoot): void {
+  root.on("beforecommit", () => {
+    // The batch starts in the rest of this turn, and its promise is then the current one.
+    queueMicrotask(() => void root.committed.then(ignored, ignored));
+  });
+}
+
+function ignored(): void {
+  // Whoever wrote something sees the failure.
+}
+
+/** The reason why a commit failed, which lmdb-js hands out apart from the failure. */
+export async function commitFailure(failure: unknown): Promise<unknown> {
+  if (!(failure instanceof Error && "commitError" in failure)) return failure;
+  const reason = Promise.resolve(failure.commitError).catch((why: unknown) => why);
+  // It has arrived by the next turn of the event loop, or it never does.
+  const nextTurn = new Promise<undefined>((resolve) => {
+    setImmediate(() => resolve(undefined));
+  });
+  return (await Promise.race([reason, nextTurn])) ?? failure;
+}

@@ -109,22 +109,22 @@ export class Repair {
   }
 
   async #copy(handle: ChunkHandle): Promise<void> {
-    const { sets, copyTo } = this.#chunks;
+    const { sets } = this.#chunks;
     const chunk = sets.find(handle);
     const target = chunk && this.#chunks.placeFor(handle, chunk);
     if (target === undefined) return;
-    await sets.addReplica(handle, target, copyTo);
+    await sets.addReplica(handle, target);
     this.#log.event("repair.copied", { handle, target });
     this.needed = true; // It may want a further one.
   }
 
   /** Chunks that were being written when a server stopped: their replicas are made equal. */
   async #settle(signal: AbortSignal): Promise<void> {
-    const { sets, copyTo } = this.#chunks;
+    const { sets } = this.#chunks;
     for (const handle of sets.unsettled.handles()) {
       if (signal.aborted) return;
       try {
-        await sets.locked(handle, () => sets.settleReplicas(handle, copyTo));
+        await sets.locked(handle, () => sets.settleReplicas(handle));
         this.needed = true;
       } catch (error) {
         this.#log.warn("settle.failed", { handle, error });

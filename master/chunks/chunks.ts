@@ -2,7 +2,6 @@ import { must } from "../../common/assert.ts";
 import type { Log } from "../../common/log.ts";
 import type { ChunkHandle, Epoch, Ino, ServerId, SessionId } from "../../protocol/id.ts";
 import { chunksPerPageMax } from "../../protocol/limits.ts";
-import { copyChunk } from "../../protocol/methods/chunk.ts";
 import type { Grant, Location, Replica } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Fleet } from "../fleet/fleet.ts";
@@ -13,10 +12,7 @@ import { numberFromKey, numberKey } from "../store/bytes.ts";
 import { rowsAt } from "../store/history.ts";
 import { type Chunk, decodeChunkRef } from "../store/tables.ts";
 import { place } from "./placement.ts";
-import { ChunkSets, type CopyTo } from "./sets.ts";
-
-/** A whole chunk from another server, on a slow disk. */
-const copyMs = 120_000;
+import { ChunkSets } from "./sets.ts";
 
 /** A grant, or what has to come first: waiting for a snapshot, or steps on chunk servers. */
 type GrantPlan =
@@ -90,7 +86,7 @@ export class Chunks {
     const pending = sets.find(handle)?.cutTo !== undefined;
     if (pending) await sets.locked(handle, () => sets.cut(handle));
     const inDoubt = sets.present(handle).length === 0 && sets.unsettled.of(handle).size > 0;
-    if (inDoubt) await sets.locked(handle, () => sets.settleReplicas(handle, this.copyTo));
+    if (inDoubt) await sets.locked(handle, () => sets.settleReplicas(handle));
     const chunk = sets.find(handle);
     if (!chunk) throw new StatusError("io-error", `chunk ${handle} is not recorded`);
     if (!chunk.written) return undefined;
@@ -149,8 +145,13 @@ export class Chunks {
     return chosen;
   }
 
-  /** A server that can take a further replica of a chunk. */
+  /** A server that can take a further replica of a chunk; best one that still has an older one. */
   placeFor(handle: ChunkHandle, chunk: Chunk): ServerId | undefined {
+    for (const id of this.sets.stale.of(handle)) {
+      const server = this.#fleet.get(id);
+      const fit = server && this.#fleet.isUp(id) && server.usage.disk === "ok";
+      if (fit && !chunk.servers.includes(id) && !server.removals.has(handle)) return id;
+    }
     // One that is still to delete an old replica could delete the new one with the same order.
     const deleting = this.#fleet.all().filter((server) => server.removals.has(handle));
     const unfit = deleting.map(({ id }) => id);
@@ -179,7 +180,7 @@ export class Chunks {
           await this.#copyForWriting(ino, index, plan.handle);
           break;
         case "settle":
-          await this.sets.locked(plan.handle, () => this.sets.settle(plan.handle, this.copyTo));
+          await this.sets.locked(plan.handle, () => this.sets.settle(plan.handle));
           break;
       }
     }
@@ -223,13 +224,6 @@ export class Chunks {
       if (copy) this.sets.copyMade(copy, used);
     }
   }
-
-  /** The order to fetch a replica, as `ChunkSets` wants it. */
-  readonly copyTo: CopyTo = async (target, order) => {
-    const connection = this.#fleet.get(target)?.connection;
-    if (!connection) throw new StatusError("unavailable", `server ${target} has gone`);
-    await connection.call(copyChunk, order, { deadlineMs: copyMs });
-  };
 }
 
 /** A shared chunk gives way to its copy; one without data anywhere, to a hole. */

@@ -9,8 +9,7 @@ import {
   type ServerId,
 } from "../../protocol/id.ts";
 import type { Method } from "../../protocol/method.ts";
-import { checksums, cloneChunk, raiseVersion } from "../../protocol/methods/chunk.ts";
-import type { Replica } from "../../protocol/shapes.ts";
+import { checksums, cloneChunk, copyChunk, raiseVersion } from "../../protocol/methods/chunk.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
 import type { Fleet } from "../fleet/fleet.ts";
 import type { Committer } from "../namespace/committer.ts";
@@ -18,22 +17,20 @@ import { changedMeanwhile, type CutCopy } from "../namespace/ops/contents.ts";
 import { numberKey } from "../store/bytes.ts";
 import { type Chunk, decodeChunk } from "../store/tables.ts";
 import { Locations } from "./locations.ts";
+import { bestSource, type Sum } from "./source.ts";
+import { StaleReplicas } from "./stale.ts";
 import { Unsettled } from "./unsettled.ts";
 
 /** A chunk server answers such an order after a copy on its own disk at the latest. */
 const orderMs = 20_000;
+/** A whole chunk from another server, on a slow disk. What a draft got so far is not lost by it. */
+const copyMs = 120_000;
 
 /**
  * What a raise does with replicas in doubt: they leave the set; or stay in it, still in doubt; or
  * are in doubt no more, as they have been compared.
  */
 type Doubt = "exclude" | "keep" | "resolved";
-
-/** Fetches a replica of a chunk to `target`, which resolves when it is on that server's disk. */
-export type CopyTo = (
-  target: ServerId,
-  order: { handle: ChunkHandle; version: ChunkVersion; source: Replica },
-) => Promise<void>;
 
 /**
  * The sets of servers that hold chunks, and every step that changes one.
@@ -53,6 +50,10 @@ export class ChunkSets {
   /** Members of sets that are known to be up to date: they have reported, or were told. */
   readonly locations = new Locations();
   readonly unsettled = new Unsettled();
+  /** What servers that are up still have of chunks whose sets they have left. */
+  readonly stale = new StaleReplicas();
+  /** Called when a chunk's set has become smaller. */
+  onShrunk: (handle: ChunkHandle) => void = () => undefined;
   readonly #committer: Committer;
   readonly #fleet: Fleet;
   readonly #log: Log;
@@ -106,22 +107,21 @@ export class ChunkSets {
 
   /**
    * Sends the same order to several servers at once. `done` carried it out; `lacking` answered that
-   * they do not have the chunk; the others did not answer or refused.
+   * they do not have the chunk; the others did not answer or refused. `replies`: of those that did.
    */
   async #order<Request, Reply>(
     servers: readonly ServerId[],
     method: Method<Request, Reply>,
     params: Request,
-  ): Promise<{ done: ServerId[]; lacking: ServerId[] }> {
-    const done: ServerId[] = [];
+  ): Promise<{ done: ServerId[]; replies: Map<ServerId, Reply>; lacking: ServerId[] }> {
+    const replies = new Map<ServerId, Reply>();
     const lacking: ServerId[] = [];
     await Promise.all(
       servers.map(async (id) => {
         const connection = this.#fleet.get(id)?.connection;
         if (!connection) return;
         try {
-          await connection.call(method, params, { deadlineMs: orderMs });
-          done.push(id);
+          replies.set(id, await connection.call(method, params, { deadlineMs: orderMs }));
         } catch (error) {
           const status = statusOf(error);
           if (status === "no-chunk") lacking.push(id);
@@ -130,19 +130,29 @@ export class ChunkSets {
         }
       }),
     );
-    return { done, lacking };
+    return { done: [...replies.keys()], replies, lacking };
   }
 
   /**
-   * Gives the chunk a new version with `servers` as its set, less those that do not carry it out; a
-   * pending cut goes along. For a chunk without committed data, servers that say they do not have
-   * it become the set if nobody has it: the next write creates it there.
+   * Gives the chunk a new version with `wanted` as its set, less those that do not carry it out; a
+   * pending cut goes along. If a write under the old version may not be on all of them, they are
+   * compared and made equal (so nobody's retry is needed for that). Runs under the lock.
    */
-  async raise(
+  async raise(handle: ChunkHandle, wanted: readonly ServerId[]): Promise<void> {
+    const { uneven } = await this.#raise(handle, wanted, "exclude");
+    if (uneven.size > 0) await this.#settleReplicas(handle, uneven);
+  }
+
+  /**
+   * For a chunk without committed data, servers that say they do not have it become the set if
+   * nobody has it: the next write creates it there. `uneven`: the servers that know of a write that
+   * is not on all; then all of the set are in doubt, which is on record.
+   */
+  async #raise(
     handle: ChunkHandle,
     wanted: readonly ServerId[],
-    doubt: Doubt = "exclude",
-  ): Promise<readonly ServerId[]> {
+    doubt: Doubt,
+  ): Promise<{ set: readonly ServerId[]; uneven: ReadonlySet<ServerId> }> {
     const chunk = this.find(handle);
     if (!chunk) throw changedMeanwhile();
     await this.#committer.synced();
@@ -151,21 +161,37 @@ export class ChunkSets {
     const newVersion = chunkVersion(chunk.version + 1);
     const cut = chunk.cutTo === undefined ? {} : { length: chunk.cutTo };
     const order = { handle, version: chunk.version, newVersion, ...cut };
-    const { done, lacking } = await this.#order(servers, raiseVersion, order);
+    const { done, replies, lacking } = await this.#order(servers, raiseVersion, order);
     const set = done.length > 0 || chunk.written ? done : lacking;
     if (set.length === 0) throw this.silent(handle);
+    const named = done.filter((id) => replies.get(id)?.uneven);
+    const uneven = new Set(doubt === "exclude" && set.length > 1 ? named : []);
     await this.#committer.run((txn) => {
       const current = txn.findChunk(handle);
       if (!current || current.version >= newVersion) return;
       const cutTo = current.cutTo === chunk.cutTo ? undefined : current.cutTo;
       txn.putChunk(handle, { ...current, version: newVersion, servers: set, cutTo });
-      if (doubt !== "keep" && doubtful.size > 0) this.unsettled.clear(txn, handle);
-      const present = doubt === "keep" ? set.filter((id) => !doubtful.has(id)) : set;
-      txn.afterCommit(() => this.locations.set(handle, present));
+      const doubted =
+        uneven.size > 0 ? set : set.filter((id) => doubt === "keep" && doubtful.has(id));
+      if (doubt !== "keep" && doubtful.size + doubted.length > 0) {
+        this.unsettled.set(txn, handle, doubted);
+      }
+      const present = set.filter((id) => !doubted.includes(id));
+      txn.afterCommit(() => this.#setChanged(handle, { before: chunk.servers, set, present }));
     });
     await this.#committer.synced();
     this.#log.event("chunk.raised", { handle, version: newVersion, servers: set });
-    return set;
+    return { set, uneven };
+  }
+
+  #setChanged(
+    handle: ChunkHandle,
+    sets: { before: readonly ServerId[]; set: readonly ServerId[]; present: readonly ServerId[] },
+  ): void {
+    this.locations.set(handle, sets.present);
+    const left = sets.before.filter((id) => !sets.set.includes(id));
+    for (const id of left) if (this.#fleet.isUp(id)) this.stale.add(handle, id);
+    if (left.length > 0) this.onShrunk(handle);
   }
 
   /** Applies a truncation that is on record to the replicas; servers that do not answer go. */
@@ -180,8 +206,8 @@ export class ChunkSets {
    * Makes a chunk ready to be granted: cut, its replicas equal, without servers that are not there.
    * Waits, by `unavailable`, for servers that have not had the time to come back after a restart.
    */
-  async settle(handle: ChunkHandle, copyTo: CopyTo): Promise<void> {
-    await this.settleReplicas(handle, copyTo);
+  async settle(handle: ChunkHandle): Promise<void> {
+    await this.settleReplicas(handle);
     await this.cut(handle);
     const chunk = this.find(handle);
     if (!chunk || this.isWhole(handle, chunk)) return;
@@ -216,9 +242,15 @@ export class ChunkSets {
 
   /**
    * Replicas that were being written when their server stopped are compared with those that went
-   * on, or with each other if all stopped, and copied anew where they differ. Runs under the lock.
+   * on, or with each other if there are none, and the blocks that differ are copied over. So are
+   * all that had a write which failed on some. Runs under the lock.
    */
-  async settleReplicas(handle: ChunkHandle, copyTo: CopyTo): Promise<void> {
+  settleReplicas(handle: ChunkHandle): Promise<void> {
+    return this.#settleReplicas(handle, new Set());
+  }
+
+  /** `uneven`: they took part in a write that others lack, and are not the measure if they can. */
+  async #settleReplicas(handle: ChunkHandle, uneven: ReadonlySet<ServerId>): Promise<void> {
     const doubtful = this.unsettled.of(handle);
     const chunk = this.find(handle);
     if (doubtful.size === 0) return;
@@ -230,9 +262,9 @@ export class ChunkSets {
     const unsure = chunk.servers.filter((id) => doubtful.has(id) && this.#fleet.isUp(id));
     if (sure.length === 0) this.#checkNobodyMissing(handle, chunk, unsure);
     // With a new version nobody writes while they are compared.
-    const set = await this.raise(handle, [...sure, ...unsure], "keep");
+    const { set } = await this.#raise(handle, [...sure, ...unsure], "keep");
     const sums = await this.#sums(handle, set);
-    const source = sure.find((id) => sums.has(id)) ?? longest(sums);
+    const source = sure.find((id) => sums.has(id)) ?? bestSource(sums, uneven);
     if (source === undefined) throw this.silent(handle);
     const different = set.filter((id) => sums.get(id)?.text !== sums.get(source)?.text);
     if (different.length === 0) {
@@ -244,8 +276,8 @@ export class ChunkSets {
     }
     this.#log.warn("chunk.replicas-differ", { handle, source, different });
     const equal = set.filter((id) => !different.includes(id));
-    await this.raise(handle, equal, "resolved");
-    for (const target of different) await this.#copyInto(handle, target, copyTo);
+    await this.#raise(handle, equal, "resolved");
+    for (const target of different) await this.#copyInto(handle, target);
   }
 
   /** When all replicas are in doubt, one that has not come back yet may be the better one. */
@@ -257,12 +289,9 @@ export class ChunkSets {
   }
 
   /** Lengths and CRCs of replicas, of those that answer. */
-  async #sums(
-    handle: ChunkHandle,
-    servers: readonly ServerId[],
-  ): Promise<Map<ServerId, { length: number; text: string }>> {
+  async #sums(handle: ChunkHandle, servers: readonly ServerId[]): Promise<Map<ServerId, Sum>> {
     const { version } = must(this.find(handle), "chunk");
-    const sums = new Map<ServerId, { length: number; text: string }>();
+    const sums = new Map<ServerId, Sum>();
     await Promise.all(
       servers.map(async (id) => {
         const connection = this.#fleet.get(id)?.connection;
@@ -277,28 +306,85 @@ export class ChunkSets {
     return sums;
   }
 
-  /** Adds a replica on `target`; writers are held off by the lock and a new version meanwhile. */
-  async addReplica(handle: ChunkHandle, target: ServerId, copyTo: CopyTo): Promise<void> {
+  /**
+   * Adds a replica on `target`. Most is copied while writers go on; then they are held off, by the
+   * lock and a new version, while what they have changed since is copied (GFS §4.3).
+   */
+  async addReplica(handle: ChunkHandle, target: ServerId): Promise<void> {
+    const draft = this.find(handle);
+    if (!draft?.written || draft.servers.includes(target)) return;
+    await this.#orderCopy(handle, target, { draft: true });
     await this.locked(handle, async () => {
       const chunk = this.find(handle);
       if (!chunk?.written || chunk.servers.includes(target)) return;
       const up = this.present(handle).filter((id) => this.#fleet.isUp(id));
+      if (up.length === 0) throw this.silent(handle);
       await this.raise(handle, up);
-      await this.#copyInto(handle, target, copyTo);
+      await this.#copyInto(handle, target);
     });
   }
 
+  /**
+   * Takes a server out of a set that can do without it, and has its replica deleted. `unavailable`
+   * unless all others of the set are there and up to date: a raise without them would drop them
+   * too.
+   */
+  async dropReplica(handle: ChunkHandle, server: ServerId): Promise<void> {
+    await this.locked(handle, async () => {
+      await this.settleReplicas(handle);
+      const chunk = this.find(handle);
+      if (!chunk?.servers.includes(server)) return;
+      const staying = chunk.servers.filter((id) => id !== server);
+      if (!this.isWhole(handle, { ...chunk, servers: staying })) {
+        throw new StatusError(
+          "unavailable",
+          `chunk ${handle}: its other servers are not all there`,
+        );
+      }
+      await this.raise(handle, staying);
+      this.stale.remove(handle, server);
+      this.#fleet.get(server)?.removals.set(handle, "due");
+    });
+  }
+
+  /** The chunk has its replicas: what servers still have from before is deleted. */
+  discardStale(handle: ChunkHandle): void {
+    const chunk = this.find(handle);
+    for (const id of this.stale.of(handle)) {
+      if (!chunk?.servers.includes(id)) this.#fleet.get(id)?.removals.set(handle, "due");
+    }
+    this.stale.forget(handle);
+  }
+
   /** Copies a chunk whose writers are held off, and takes the new replica into the set. */
-  async #copyInto(handle: ChunkHandle, target: ServerId, copyTo: CopyTo): Promise<void> {
-    const { version, servers } = must(this.find(handle), "chunk");
-    const source = must(this.#fleet.replica(must(servers[0], "holder")), "replica");
-    await copyTo(target, { handle, version, source });
+  async #copyInto(handle: ChunkHandle, target: ServerId): Promise<void> {
+    const version = await this.#orderCopy(handle, target, { draft: false });
     await this.#committer.run((txn) => {
       const chunk = txn.findChunk(handle);
       if (chunk?.version !== version || chunk.servers.includes(target)) return;
       txn.putChunk(handle, { ...chunk, servers: [...chunk.servers, target] });
-      txn.afterCommit(() => this.locations.add(handle, target));
+      txn.afterCommit(() => {
+        this.locations.add(handle, target);
+        this.stale.remove(handle, target);
+      });
     });
+  }
+
+  async #orderCopy(
+    handle: ChunkHandle,
+    target: ServerId,
+    { draft }: { draft: boolean },
+  ): Promise<ChunkVersion> {
+    const { version } = must(this.find(handle), "chunk");
+    const holders = this.present(handle).filter((id) => this.#fleet.isUp(id));
+    const sources = holders.flatMap((id) => this.#fleet.replica(id) ?? []);
+    const connection = this.#fleet.get(target)?.connection;
+    if (sources.length === 0) throw this.silent(handle);
+    if (!connection) throw new StatusError("unavailable", `server ${target} has gone`);
+    const order = { handle, version, sources, draft };
+    const { fetchedBytes } = await connection.call(copyChunk, order, { deadlineMs: copyMs });
+    this.#log.event("chunk.copied", { handle, version, target, draft, fetchedBytes });
+    return version;
   }
 
   // Copies on write
@@ -348,14 +434,7 @@ export class ChunkSets {
     for (const id of new Set([...this.present(handle), ...servers])) {
       this.#fleet.get(id)?.removals.set(handle, "due");
     }
+    this.discardStale(handle);
     this.locations.set(handle, []);
   }
-}
-
-function longest(sums: Map<ServerId, { length: number }>): ServerId | undefined {
-  let best: ServerId | undefined;
-  for (const [id, { length }] of sums) {
-    if (best === undefined || length > (sums.get(best)?.length ?? 0)) best = id;
-  }
-  return best;
 }

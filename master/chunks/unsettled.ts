@@ -36,7 +36,13 @@ export class Unsettled {
     txn.afterCommit(() => this.#servers.set(handle, new Set(this.of(handle)).add(server)));
   }
 
-  /** All replicas of the chunk are equal now, or it is gone. */
+  /** These replicas of the chunk are in doubt and no others; none: all are equal, or it is gone. */
+  set(txn: Txn, handle: ChunkHandle, servers: readonly ServerId[]): void {
+    if (servers.length === 0) return this.clear(txn, handle);
+    txn.put("meta", keyOf(handle), encodeCbor([...servers]));
+    txn.afterCommit(() => this.#servers.set(handle, new Set(servers)));
+  }
+
   clear(txn: Txn, handle: ChunkHandle): void {
     txn.put("meta", keyOf(handle), undefined);
     txn.afterCommit(() => this.#servers.delete(handle));

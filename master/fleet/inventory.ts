@@ -3,7 +3,13 @@ import { type ChunkHandle, type ServerId, serverId } from "../../protocol/id.ts"
 import { chunksPerPageMax, heartbeatMs, serverLeaseMs } from "../../protocol/limits.ts";
 import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
 import type { Connection } from "../../protocol/connection.ts";
-import type { heartbeat, inventory, register, replicaBad } from "../../protocol/methods/fleet.ts";
+import type {
+  heartbeat,
+  inventory,
+  register,
+  replicaBad,
+  writeFailed,
+} from "../../protocol/methods/fleet.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Clock } from "../../common/clock.ts";
 import type { Chunks } from "../chunks/chunks.ts";
@@ -12,6 +18,10 @@ import type { ChunkServer, Fleet, Usage } from "./fleet.ts";
 
 type Report = RequestOf<typeof inventory>["chunks"][number];
 
+type FailedWrite = RequestOf<typeof writeFailed>;
+
+/** Chunks made even at once: each waits for its servers, of which one may be slow. */
+const settlesAtOnce = 64;
 /** Bad replicas remembered: a disk that has more is better replaced as a whole. */
 const badMax = 100_000;
 
@@ -31,6 +41,8 @@ export class FleetService {
   readonly #reporting = new Map<Connection, Reporting>();
   /** Replicas known to be bad that are still in their sets. */
   readonly #bad = new Map<ChunkHandle, Set<ServerId>>();
+  /** Told by chunk servers, and not looked at yet. */
+  readonly #failedWrites = new Map<ChunkHandle, FailedWrite>();
   /** Called when repair has something to look at. */
   onChange: () => void = () => undefined;
 
@@ -129,7 +141,7 @@ export class FleetService {
     const chunk = sets.find(handle);
     if (!chunk) return false; // It is being copied and will be on record in a moment.
     const isMember = chunk.servers.includes(server);
-    if (!isMember || version < chunk.version) return this.#isStale(server, handle);
+    if (!isMember || version < chunk.version) return this.#isStale(server, handle, chunk.goal);
     if (version > chunk.version) return this.#adopt(server, report);
     if (report.dirty) {
       await this.#committer.run((txn) => sets.unsettled.add(txn, handle, server));
@@ -156,12 +168,18 @@ export class FleetService {
     return false;
   }
 
-  /** An out-of-date replica goes, unless it may be the last there is. */
-  #isStale(server: ServerId, handle: ChunkHandle): boolean {
-    this.#chunks.sets.locations.remove(handle, server);
-    const current = this.#chunks.sets.locations.of(handle).some((id) => this.#fleet.isUp(id));
-    this.#log.warn("inventory.stale", { server, handle, removed: current });
-    return current;
+  /**
+   * An out-of-date replica goes, unless it may be the last there is, or the chunk lacks a replica:
+   * then most of a copy's blocks are here already.
+   */
+  #isStale(server: ServerId, handle: ChunkHandle, goal: number): boolean {
+    const { sets } = this.#chunks;
+    sets.locations.remove(handle, server);
+    const current = sets.present(handle).filter((id) => this.#fleet.isUp(id));
+    const useful = current.length < goal && sets.stale.add(handle, server);
+    const removed = current.length > 0 && !useful;
+    this.#log.warn("inventory.stale", { server, handle, removed });
+    return removed;
   }
 
   #complete(server: ChunkServer, unmentioned: ReadonlySet<ChunkHandle>): void {
@@ -215,6 +233,26 @@ export class FleetService {
     await sets.replicasFailed(handle, chunk.version, members);
     this.#bad.delete(handle);
     this.onChange();
+  }
+
+  /** A write did not reach every replica, and nobody else may say so: see `settleFailedWrites`. */
+  writeFailed(params: RequestOf<typeof writeFailed>): ReplyOf<typeof writeFailed> {
+    if (this.#failedWrites.size < badMax) this.#failedWrites.set(params.handle, params);
+    return {};
+  }
+
+  /** Replicas that a failed write may have left different, without a client that sends it again. */
+  async settleFailedWrites(): Promise<void> {
+    const some = [...this.#failedWrites.values()].slice(0, settlesAtOnce);
+    for (const { handle } of some) this.#failedWrites.delete(handle);
+    const settle = async ({ handle, version, servers }: FailedWrite): Promise<void> => {
+      try {
+        await this.#chunks.sets.replicasFailed(handle, version, servers);
+      } catch (error) {
+        this.#log.warn("write-failed.not-settled", { handle, version, error }); // It is told again.
+      }
+    };
+    await Promise.all(some.map(settle));
   }
 
   serverIdOf(connection: Connection): ServerId {

@@ -391,6 +391,10 @@ function fleetHandlers(master: Master): Handlers {
     })
     .serve(fleet.inventory, (params, { connection }) => fleetService.inventory(params, connection))
     .serve(fleet.heartbeat, (params, { connection }) => fleetService.heartbeat(params, connection))
+    .serve(fleet.writeFailed, (params, { connection }) => {
+      fleetService.serverIdOf(connection);
+      return fleetService.writeFailed(params);
+    })
     .serve(fleet.replicaBad, (params, { connection }) =>
       fleetService.replicaBad(fleetService.serverIdOf(connection), params),
     );

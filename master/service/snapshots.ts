@@ -104,7 +104,7 @@ export class SnapshotService {
     // Servers that register meanwhile are told this one.
     this.#committer.fencedEpoch = next;
     try {
-      await Promise.all(this.#fleet.all().map((server) => this.#fence(server, next)));
+      await this.#fenceAll({ epoch: next, forwarded: false });
       return await work();
     } finally {
       if (this.#committer.epoch < next) {
@@ -113,8 +113,21 @@ export class SnapshotService {
     }
   }
 
-  /** Until the server has answered, or cannot be taking writes any more (GFS §3.1). */
-  async #fence(server: ChunkServer, epoch: Epoch): Promise<void> {
+  /**
+   * A server that did not answer takes no writes any more, but may still be passing on what it took
+   * before: one that was stopped for a while, for example. By then the others have ended all of
+   * theirs, so they can refuse whatever is passed on under an older epoch.
+   */
+  async #fenceAll(order: RequestOf<typeof fence>): Promise<void> {
+    const servers = this.#fleet.all();
+    const answered = await Promise.all(servers.map((server) => this.#fence(server, order)));
+    if (answered.includes(false) && !order.forwarded) {
+      await this.#fenceAll({ ...order, forwarded: true });
+    }
+  }
+
+  /** False if the server has not answered and cannot be taking writes any more (GFS §3.1). */
+  async #fence(server: ChunkServer, order: RequestOf<typeof fence>): Promise<boolean> {
     const untilMs = this.#clock.nowMs() + fenceMs;
     while (!this.#fleet.leaseRunOut(server)) {
       if (this.#clock.nowMs() > untilMs) {
@@ -124,14 +137,15 @@ export class SnapshotService {
       const { connection } = server;
       if (connection && !connection.closed) {
         try {
-          await connection.call(fence, { epoch }, { deadlineMs: serverLeaseMs });
-          return;
+          await connection.call(fence, order, { deadlineMs: serverLeaseMs });
+          return true;
         } catch (error) {
           this.#log.warn("fence.failed", { server: server.id, error });
         }
       }
       await sleep(this.#clock, pollMs);
     }
+    return false;
   }
 
   list(params: RequestOf<typeof listSnapshots>): ReplyOf<typeof listSnapshots> {

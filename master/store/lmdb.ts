@@ -1,5 +1,6 @@
 import { open, type Database, type RootDatabase } from "lmdb";
 import { must } from "../../common/assert.ts";
+import { commitFailure, handleLostRejections } from "../../common/os/lmdb-file.ts";
 import type { BaseStore } from "./base.ts";
 import type { Change } from "./batch.ts";
 import { type Row, type Table, tableNames } from "./store.ts";
@@ -28,6 +29,7 @@ export function openLmdbBase(path: string): BaseStore {
     overlappingSync: false,
     ...binary,
   });
+  handleLostRejections(root);
   const tables = new Map<Table, Binary>();
   for (const name of tableNames) tables.set(name, root.openDB({ name, ...binary }));
   const journal: Binary = root.openDB({ name: journalTable, ...binary });
@@ -54,22 +56,11 @@ function written(table: (name: Table) => Binary, change: Change): Promise<boolea
     : table(change.table).put(key, value);
 }
 
-/** Rejects with the reason why the commit failed, which lmdb hands out apart from the failure. */
+/** Rejects with the reason why the commit failed. */
 async function committed(writes: readonly Promise<boolean>[]): Promise<void> {
   const outcomes = await Promise.allSettled(new Set(writes));
   const failed = outcomes.find((outcome) => outcome.status === "rejected");
-  if (!failed) return;
-  const failure: unknown = failed.reason;
-  if (!(failure instanceof Error) || !("commitError" in failure)) throw failure;
-  const reason = (failure.commitError as Promise<never>).catch((error: unknown) => error);
-  throw (await Promise.race([reason, nextTurn()])) ?? failure;
-}
-
-/** By then the reason has arrived, if there is one. */
-function nextTurn(): Promise<undefined> {
-  return new Promise((resolve) => {
-    setImmediate(() => resolve(undefined));
-  });
+  if (failed) throw await commitFailure(failed.reason);
 }
 
 function* rangeOf(

@@ -8,6 +8,7 @@ import { checksums, locate, readChunk, reportReplica } from "../../protocol/meth
 import type { Location, Replica } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
 import { byDistance, type Place } from "./distance.ts";
+import { firstAnswer } from "./hedge.ts";
 import type { MasterClient } from "./master-client.ts";
 
 /** Chunks located in one question: a quarter GiB of reading ahead at 64 MiB a chunk. */
@@ -16,6 +17,12 @@ const locateAhead = 4;
 const filesMax = 10_000;
 /** One replica gets this long before the next is tried. */
 const replicaMs = 10_000;
+/** It is waited for alone this long: more than a disk needs that is busy, but not failing. */
+const hedgeMs = 1_000;
+/** A replica that kept a reader waiting for longer is asked last for this long. */
+const slowMs = 10_000;
+/** Servers remembered as slow. */
+const slowMax = 1_000;
 /** Rounds over all replicas when each of them is bad, before that is taken for final. */
 const badRoundsMax = 3;
 
@@ -48,6 +55,8 @@ export class ChunkReader {
   readonly #place: Place;
   readonly #timeoutMs: number | undefined;
   readonly #stop: AbortSignal;
+  /** By address, until when it counts as slow. */
+  readonly #slowUntilMs = new LRUCache<string, number>({ max: slowMax });
   readonly #located = new LRUCache<string, Located>({ max: filesMax });
 
   constructor(options: {
@@ -176,33 +185,49 @@ export class ChunkReader {
     attempts: Attempts,
     signal: AbortSignal | undefined,
   ): Promise<Buffer | undefined> {
-    for (const replica of byDistance(this.#place, location.replicas, this.#random)) {
-      try {
-        return await this.#readReplica(location, replica, { offset, length }, signal);
-      } catch (error) {
-        const status = statusOf(error);
-        if (status === "interrupted" || status === "internal") throw error;
-        attempts.failed(error);
-      }
-    }
-    if (location.replicas.length === 0) {
+    const replicas = this.#inOrder(location.replicas);
+    if (replicas.length === 0) {
       attempts.failed(new StatusError("unavailable", "no server with this chunk is known"));
     }
-    return undefined;
+    const tries = replicas.map(
+      (replica) => (ended: AbortSignal) =>
+        this.#readReplica(location, replica, { offset, length }, ended),
+    );
+    return firstAnswer(tries, {
+      afterMs: hedgeMs,
+      clock: this.#clock,
+      signal,
+      isFinal: (error) => ["interrupted", "internal"].includes(statusOf(error)),
+      onFailed: (error) => attempts.failed(error),
+      onSlow: (index) => this.#noteSlow(replicas[index]),
+    });
+  }
+
+  /** Nearest first, but those that kept a reader waiting a moment ago last. */
+  #inOrder(replicas: readonly Replica[]): Replica[] {
+    const nowMs = this.#clock.nowMs();
+    const isSlow = ({ address }: Replica): number =>
+      (this.#slowUntilMs.get(address) ?? 0) > nowMs ? 1 : 0;
+    const ordered = byDistance(this.#place, replicas, this.#random);
+    return ordered.toSorted((a, b) => isSlow(a) - isSlow(b));
+  }
+
+  #noteSlow(replica: Replica | undefined): void {
+    if (replica) this.#slowUntilMs.set(replica.address, this.#clock.nowMs() + slowMs);
   }
 
   async #readReplica(
     location: Location,
     replica: Replica,
     range: { offset: number; length: number },
-    signal: AbortSignal | undefined,
+    signal: AbortSignal,
   ): Promise<Buffer> {
     const { handle, version } = location;
     const { reply, payload } = await this.#pool.call(
       replica.address,
       readChunk,
       { handle, version, ...range },
-      { deadlineMs: replicaMs, ...(signal ? { signal } : {}) },
+      { deadlineMs: replicaMs, signal },
     );
     if (payload.length <= range.length && crcsMatch(payload, range.offset, reply.crcs)) {
       return payload;

@@ -1,6 +1,7 @@
-import { closeSync, openSync, writeSync } from "node:fs";
+import { closeSync, openSync } from "node:fs";
 import { Writable } from "node:stream";
 import { assert } from "../../common/assert.ts";
+import { LineWriter } from "../../common/os/line-writer.ts";
 
 /**
  * Takes standard error away from the C libraries in this process, which would fill it
@@ -23,10 +24,11 @@ export function takeStandardError(): StandardError {
     // A socket, as systemd's journal gives, cannot be opened again: then it stays as it is.
     return { descriptor: 2, silence: () => undefined };
   }
+  const writer = new LineWriter(descriptor);
   const stream = new Writable({
     decodeStrings: true,
     write(chunk: Buffer, _encoding, done) {
-      writeSync(descriptor, chunk);
+      writer.write(chunk.toString());
       done();
     },
   });

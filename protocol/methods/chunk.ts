@@ -120,25 +120,28 @@ export const checksums = method({
 
 /**
  * The epoch has been raised (a snapshot): writes by clients with an older one are refused from now
- * on. Answered when every write admitted before has ended here and along its chain.
+ * on. Answered when every write admitted before has ended here and along its chain. `forwarded`:
+ * so are writes that other servers pass on. Sent when all that answered have ended theirs, and a
+ * server that did not answer may still pass on what it took while its lease ran.
  */
 export const fence = method({
   code: 70,
   name: "chunk.fence",
-  request: { epoch: EpochShape },
+  request: { epoch: EpochShape, forwarded: Type.Boolean() },
   reply: {},
 });
 
 /**
  * The chunk goes from `version` to `newVersion`, and is cut to `length` if that is given and
  * smaller. Idempotent: a server that already has `newVersion` answers yes. Waits for writes under
- * way.
+ * way. `uneven`: a write under `version` may not have reached every replica, so this one has to be
+ * compared with the others; also when the order is repeated, as nobody knows any more.
  */
 export const raiseVersion = method({
   code: 71,
   name: "chunk.raise",
   request: { ...chunk, newVersion: VersionShape, length: Opt(Count) },
-  reply: {},
+  reply: { uneven: Type.Boolean() },
 });
 
 /**
@@ -151,10 +154,19 @@ export const cloneChunk = method({
   reply: {},
 });
 
-/** Fetches a replica from `source`, verified and on disk when it answers; replaces an older one. */
+/**
+ * Fetches a replica, block by block from any of `sources`, less what an older one here has alike;
+ * verified and on disk when it answers, it replaces the older one. `draft`: while the chunk is
+ * being written to; what was fetched becomes no replica, but the next order needs only what has
+ * changed.
+ */
 export const copyChunk = method({
   code: 73,
   name: "chunk.copy",
-  request: { ...chunk, source: ReplicaShape },
-  reply: { length: Count },
+  request: {
+    ...chunk,
+    sources: Type.Array(ReplicaShape, { minItems: 1, maxItems: 32 }),
+    draft: Type.Boolean(),
+  },
+  reply: { length: Count, fetchedBytes: Count },
 });

@@ -17,8 +17,8 @@ import {
 /** chunk server → master, over the connection on which the master also sends its orders. */
 
 /**
- * `full` takes nothing new; `read-only` and `failing` (reads or writes end with EIO) besides want to
- * be emptied.
+ * `full` takes nothing new; `read-only` and `failing` (reads or writes end with EIO) besides want
+ * to be emptied.
  */
 export const DiskHealth = Type.Union([
   Type.Literal("ok"),
@@ -83,5 +83,16 @@ export const replicaBad = method({
   code: 83,
   name: "fleet.bad",
   request: { handle: HandleShape, version: VersionShape, reason: Text },
+  reply: {},
+});
+
+/**
+ * A write under `version` has not reached every replica, and no client had the version raised
+ * since: it may have died. `servers` did not take part, as far as this one knows.
+ */
+export const writeFailed = method({
+  code: 84,
+  name: "fleet.write-failed",
+  request: { handle: HandleShape, version: VersionShape, servers: List(ServerShape, 32) },
   reply: {},
 });

@@ -4,7 +4,8 @@ import { type ChunkServer } from "../../chunkd/server.ts";
 import { sleep } from "../../common/clock.ts";
 import { systemClock } from "../../common/os/clock.ts";
 import { must } from "../../common/assert.ts";
-import { checksums, raiseVersion } from "../../protocol/methods/chunk.ts";
+import { epoch } from "../../protocol/id.ts";
+import { checksums, fence, raiseVersion } from "../../protocol/methods/chunk.ts";
 import type { Replica } from "../../protocol/shapes.ts";
 import {
   barrier,
@@ -238,4 +239,50 @@ t.test("a slow secondary is not sent more small writes than it may have unanswer
   );
   open();
   t.same(new Set(await Promise.all([...writes, statusFrom(back)])), new Set(["ok"]));
+});
+
+t.test("a failed write is told to the master until the version is raised", async (t) => {
+  const { master, chain, client, disk } = await clusterWithBadDisk(t, 2);
+  await client.write(chain, pattern(100_000, 1), { handle: h(1) });
+  disk.before = (site) => {
+    if (site === "write.bytes") throw Object.assign(new Error("EIO"), { code: "EIO" });
+  };
+  const failed = client.write(chain, pattern(100_000, 2), { handle: h(1) });
+  t.equal(await statusFrom(failed), "replica-failed");
+  disk.before = end;
+  const [primary, , last] = chain.map(({ server }) => Number(server));
+  const byPrimary = () => master.failedWrites.filter(({ from }) => from === primary);
+  await until(() => byPrimary().length >= 2); // It goes on: the first could have been lost.
+  t.match(byPrimary()[0], { handle: h(1), version: v(1), servers: [last] });
+  const raise = { handle: h(1), version: v(1), newVersion: v(2) };
+  const uneven = await Promise.all(
+    chain.map(async ({ server }) => {
+      const connection = must(master.connections.get(server), "connected");
+      return (await connection.call(raiseVersion, raise)).uneven;
+    }),
+  );
+  t.same(uneven, [true, true, true], "all know of it");
+  const told = master.failedWrites.length;
+  const beats = master.beats.length;
+  await until(() => master.beats.length > beats + 6); // Two of each server, at the least.
+  t.ok(master.failedWrites.length <= told + 3, "then no more, but for what was under way");
+});
+
+t.test("what a server passes on after all others are fenced is refused as too late", async (t) => {
+  const { master, servers, client } = await cluster(t);
+  const chain = servers.map(replicaOf);
+  await client.write(chain, pattern(10, 1), { handle: h(1) });
+  // The first one is stopped, and does not hear of the epoch.
+  const [, second, third] = servers;
+  for (const forwarded of [false, true]) {
+    for (const server of [second, third]) {
+      await master.to(server).call(fence, { epoch: epoch(2), forwarded });
+    }
+    const late = client.write(chain, pattern(10, 2), { handle: h(1), epoch: epoch(1) });
+    if (!forwarded) t.equal(await statusFrom(late), "ok", "the first fence lets it end");
+    else t.same(await serversNamed(late), [Number(chain[0]?.server)], "the late one is to blame");
+  }
+  for (const server of chain.slice(1)) {
+    t.ok((await client.read(server, { handle: h(1) })).equals(pattern(10, 2)));
+  }
 });

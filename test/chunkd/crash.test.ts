@@ -19,7 +19,7 @@ import {
 
 /** Every operation of several steps is broken off at each of them in turn. */
 
-const operations: Record<string, { run: (store: Store) => Promise<void>; after: Buffer[] }> = {
+const operations: Record<string, { run: (store: Store) => Promise<unknown>; after: Buffer[] }> = {
   migrate: {
     run: (store) => put(store, h(1), pattern(100 * kib, 7), 10 * kib),
     after: [Buffer.concat([pattern(60 * kib, 1).subarray(0, 10 * kib), pattern(100 * kib, 7)])],
@@ -35,7 +35,7 @@ const operations: Record<string, { run: (store: Store) => Promise<void>; after: 
   },
   copy: {
     run: async (store) => {
-      const name = { handle: h(2), version: v(2) };
+      const name = { handle: h(2), version: v(2), draft: false };
       await copyChunk(store, name, sourceOf(pattern(400 * kib, 9)));
     },
     after: [pattern(400 * kib, 9)],

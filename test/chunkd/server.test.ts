@@ -136,7 +136,7 @@ t.test(
     await until(() => tampered.steps.filter((site) => site === "write.bytes").length === 2);
     const fence = master
       .to(server)
-      .call(chunk.fence, { epoch: epoch(5) })
+      .call(chunk.fence, { epoch: epoch(5), forwarded: false })
       .then(() => log.push("fenced"));
     const late = (): Promise<void> => client.write(self, pattern(10, 3), { handle: h(1) });
     await until(() => server.store.index.getNumber("epoch") === 5);
@@ -238,7 +238,10 @@ t.test(
     const server = await startServer(t, master);
     const mount = await dialAs(t, server);
     const admin = await dialAs(t, server, { role: "admin" });
-    t.equal(await statusFrom(mount.call(chunk.fence, { epoch: epoch(9) })), "protocol");
+    t.equal(
+      await statusFrom(mount.call(chunk.fence, { epoch: epoch(9), forwarded: false })),
+      "protocol",
+    );
     const name = { handle: h(1), version: v(1) };
     t.equal(await statusFrom(admin.call(chunk.checksums, name)), "protocol");
     t.equal(await statusFrom(mount.call(chunk.checksums, name)), "no-chunk");
@@ -260,9 +263,10 @@ t.test("a replica is fetched from another server, and a bad one is mended by it"
   t.equal(await statusFrom(client.read(replicaOf(bad), { handle: h(1) })), "corrupt");
   await until(() => master.bad.length > 0 && (master.beats.at(-1)?.corruptBlocks ?? 0) > 0);
   t.equal(master.bad.length, 1);
-  const order = { handle: h(1), version: v(1), source: replicaOf(good) };
-  const { length } = await master.to(bad).call(chunk.copyChunk, order);
+  const order = { handle: h(1), version: v(1), sources: [replicaOf(good)], draft: false };
+  const { length, fetchedBytes } = await master.to(bad).call(chunk.copyChunk, order);
   t.equal(length, bytes.length);
+  t.equal(fetchedBytes, 64 * kib, "the bad block, and no other");
   t.ok((await client.read(replicaOf(bad), { handle: h(1) })).equals(bytes));
 });
 

@@ -78,11 +78,12 @@ class Run {
       case "cut":
         known.version += 1;
         known.bytes = known.bytes.subarray(0, action.length);
-        return raiseVersion(store, {
+        await raiseVersion(store, {
           ...name,
           newVersion: v(known.version),
           length: action.length,
         });
+        return;
       case "clone": {
         const target = h(this.#nextHandle++);
         await cloneChunk(store, { ...name, target, length: action.length });

@@ -1,7 +1,7 @@
 import { closeSync, openSync, readSync, writeSync } from "node:fs";
 import { crcsByBlock } from "../../common/crc32c.ts";
 import { applyWrite } from "../../chunkd/store/apply.ts";
-import type { CopySource } from "../../chunkd/store/copy.ts";
+import type { CopySource } from "../../chunkd/store/copy-source.ts";
 import { readChunk } from "../../chunkd/store/read.ts";
 import type { Store } from "../../chunkd/store/store.ts";
 import { type ChunkHandle, chunkVersion } from "../../protocol/id.ts";

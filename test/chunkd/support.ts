@@ -25,7 +25,13 @@ import {
 } from "../../protocol/id.ts";
 import type { RequestOf } from "../../protocol/method.ts";
 import { readChunk, syncChunks, writeChunk } from "../../protocol/methods/chunk.ts";
-import { heartbeat, inventory, register, replicaBad } from "../../protocol/methods/fleet.ts";
+import {
+  heartbeat,
+  inventory,
+  register,
+  replicaBad,
+  writeFailed,
+} from "../../protocol/methods/fleet.ts";
 import type { Replica } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { listen, type Listener } from "../../protocol/websocket.ts";
@@ -157,6 +163,7 @@ export class FakeMaster {
   readonly inventories: RequestOf<typeof inventory>["chunks"][] = [];
   readonly beats: RequestOf<typeof heartbeat>[] = [];
   readonly bad: RequestOf<typeof replicaBad>[] = [];
+  readonly failedWrites: (RequestOf<typeof writeFailed> & { from: number })[] = [];
   readonly connections = new Map<number, Connection>();
   epoch = 1;
   heartbeatMs = 20;
@@ -221,6 +228,11 @@ export class FakeMaster {
       })
       .serve(replicaBad, (params) => {
         this.bad.push(params);
+        return {};
+      })
+      .serve(writeFailed, (params, { connection }) => {
+        const [from] = [...this.connections].find(([, known]) => known === connection) ?? [0];
+        this.failedWrites.push({ ...params, from });
         return {};
       });
   }

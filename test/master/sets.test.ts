@@ -4,6 +4,7 @@ import type { ChunkHandle } from "../../protocol/id.ts";
 import { rootIno } from "../../protocol/id.ts";
 import { createSnapshot } from "../../protocol/methods/admin.ts";
 import * as chunk from "../../protocol/methods/chunk.ts";
+import * as fleet from "../../protocol/methods/fleet.ts";
 import * as namespace from "../../protocol/methods/namespace.ts";
 import type { Attr, Grant } from "../../protocol/shapes.ts";
 import {
@@ -95,8 +96,11 @@ t.test("who does not come back leaves the set, and its replica is out of date", 
   a.write(without, "new");
   b.write(without, "new");
   await c.join(cluster);
-  t.same(c.removed, [grant.handle], "the late one is told to delete its replica");
-  t.same(await located(mount, attr), [a.id, b.id], "and nobody is sent to it");
+  t.same(await located(mount, attr), [a.id, b.id], "nobody is sent to the late one");
+  t.equal(contentsOf(c, grant.handle), "old", "most of a copy may be there already, so it stays");
+  await cluster.master.chunks.sets.addReplica(grant.handle, must(c.id, "id"));
+  t.equal(contentsOf(c, grant.handle), "new");
+  t.same(await located(mount, attr), [a.id, b.id, c.id], "until it is up to date");
 });
 
 t.test("a server whose answer was lost is out of date, though it has the version", async (t) => {
@@ -116,8 +120,86 @@ t.test("a server whose answer was lost is out of date, though it has the version
   a.write(reply.grant, "new");
   b.losesAnswers = false;
   await b.join(cluster);
-  t.same(b.removed, [grant.handle]);
   t.notOk((await located(mount, attr)).includes(Number(b.id)));
+  t.same([...cluster.master.chunks.sets.stale.of(grant.handle)], [c.id, b.id]);
+});
+
+t.test("a replica from before is deleted when the chunk has its replicas elsewhere", async (t) => {
+  const all = await scene(t, 4);
+  const { cluster, servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "old");
+  const holders = serversOf(servers, grant);
+  const [gone] = holders as [TestServer];
+  const spare = must(
+    servers.find((server) => !holders.includes(server)),
+    "a fourth server",
+  );
+  const failed = failedBy(grant, gone);
+  await mount.mutate(chunk.grant, { ino: attr.ino, index: 0, failed });
+  const { sets } = cluster.master.chunks;
+  await sets.addReplica(grant.handle, must(spare.id, "id"));
+  sets.discardStale(grant.handle);
+  t.same(await gone.beat(), [grant.handle]);
+  for (const server of holders) if (server !== gone) t.same(await server.beat(), []);
+});
+
+t.test("replicas are made equal after a write that failed, whoever tells of it", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "old");
+  const [primary, second] = grant.replicas.map(({ server }) =>
+    must(
+      servers.find(({ id }) => id === server),
+      "a server",
+    ),
+  ) as [TestServer, TestServer];
+  // It reached the first two, the client died, and the chain's last one had it refused.
+  for (const server of [primary, second]) {
+    server.write(grant, "new");
+    must(server.chunks.get(grant.handle), "its replica").uneven = true;
+  }
+  const failed = { handle: grant.handle, version: grant.version, servers: [] };
+  await must(primary.connection, "connected").call(fleet.writeFailed, failed);
+  await cluster.master.fleetService.settleFailedWrites();
+  const now = must(cluster.master.chunks.sets.find(grant.handle), "the chunk");
+  t.ok(now.version > grant.version, "what is still on its way is refused");
+  t.equal(now.servers.length, 3);
+  const contents = new Set(servers.map((server) => contentsOf(server, grant.handle)));
+  t.equal(contents.size, 1);
+  t.equal((await located(mount, attr)).length, 3);
+  await must(second.connection, "connected").call(fleet.writeFailed, failed);
+  await cluster.master.fleetService.settleFailedWrites();
+  const { version } = must(cluster.master.chunks.sets.find(grant.handle), "the chunk");
+  t.equal(version, now.version, "telling it twice changes nothing");
+});
+
+t.test("what only a server knows that was cut off is no measure for the others", async (t) => {
+  const all = await scene(t, 2);
+  const { cluster, servers } = all;
+  const { grant } = await writtenFile(all, "old");
+  const [late, other] = servers as [TestServer, TestServer];
+  late.write(grant, "NEW");
+  must(late.chunks.get(grant.handle), "its replica").uneven = true;
+  const failed = { handle: grant.handle, version: grant.version, servers: [] };
+  await must(late.connection, "connected").call(fleet.writeFailed, failed);
+  await cluster.master.fleetService.settleFailedWrites();
+  for (const server of [late, other]) t.equal(contentsOf(server, grant.handle), "old");
+});
+
+t.test("a server leaves a set only if all others are there", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers, mount } = all;
+  const { attr, grant } = await writtenFile(all, "x");
+  const { sets } = cluster.master.chunks;
+  const [a, b, c] = servers as [TestServer, TestServer, TestServer];
+  c.leave();
+  while (cluster.master.fleet.isUp(must(c.id, "id"))) await new Promise(setImmediate);
+  t.equal(await outcome(sets.dropReplica(grant.handle, must(a.id, "id"))), "unavailable");
+  t.equal(sets.find(grant.handle)?.version, grant.version, "nothing has changed");
+  await c.join(cluster);
+  await sets.dropReplica(grant.handle, must(a.id, "id"));
+  t.same(await located(mount, attr), [b.id, c.id]);
+  t.same(await a.beat(), [grant.handle]);
 });
 
 t.test("a replica that lost what was written is copied from one that did not", async (t) => {

@@ -16,10 +16,10 @@ import path from "node:path";
 import { parseArgs } from "node:util";
 import { assert } from "../../common/assert.ts";
 import { sleep } from "../../common/clock.ts";
+import { createLog } from "../../common/log.ts";
 import { systemClock } from "../../common/os/clock.ts";
 import { runMain, terminationSignal } from "../../common/program.ts";
 import {
-  createLogOn,
   inBackground,
   reportFailure,
   reportMounted,
@@ -116,7 +116,7 @@ async function main(): Promise<void> {
   }
   const terminated = terminationSignal();
   const standardError = takeStandardError();
-  const log = createLogOn(standardError.descriptor, "fuse-native-driver", "debug");
+  const log = createLog("fuse-native-driver", "debug", standardError.descriptor);
   const seconds = Number(values.seconds);
   const fileSystem = new FailingFileSystem(systemClock);
   const environment = { log, clock: systemClock };

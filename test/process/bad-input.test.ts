@@ -64,6 +64,7 @@ const cases: readonly Case[] = [
   { program: "master", why: "no address", args: "somewhere", says: /somewhere/ },
   { program: "master", why: "a port too high", args: "127.0.0.1:99999", says: /99999|port/ },
   { program: "master", why: "too many arguments", args: "a:1 b:2", says: /\w/ },
+  { program: "master", why: "an unknown way to sync", args: "--sync=never", says: /never/ },
   { program: "master", why: "an odd chunk size", args: "--chunk-size 3", says: /chunk-size/ },
   {
     program: "master",
@@ -161,6 +162,7 @@ const cases: readonly Case[] = [
   { program: "mount", why: "no mount point", args: "", says: /MOUNTPOINT/ },
   { program: "mount", why: "an unknown flag", args: "/x --nonsense", says: /nonsense/ },
   { program: "mount", why: "an unknown option", args: "/x -o sideways", says: /sideways/ },
+  { program: "mount", why: "an unknown binding", args: "/x --binding=rope", says: /rope/ },
   { program: "mount", why: "an odd timeout", args: "/x --timeout soon", says: /timeout/ },
   { program: "mount", why: "a bad master", args: "/x --master here", says: /--master/ },
   {

@@ -1,4 +1,5 @@
 import t from "tap";
+import { probe } from "../../cli/mounts.ts";
 import { Cluster } from "../support/cluster.ts";
 
 /** kill -9 (P1, P2, P6): what was acknowledged is there, and what waits goes on. */
@@ -90,8 +91,10 @@ t.test("a copy goes on over kill -9 of the master, and does not notice", async (
 t.test("after kill -9 of the mount, gfs-mount at the same place takes over", async (t) => {
   await cluster.ok("printf kept >$M/kept");
   await mount.program.kill();
+  t.match(await probe(mount.directory, 10_000), { state: "dead" });
   t.match(await cluster.sh("cat $M/kept", { timeoutMs: 10_000 }), { code: 1, timedOut: false });
   await cluster.remount(mount);
+  t.match(await probe(mount.directory, 10_000), { state: "answers" });
   t.equal(await cluster.ok("cat $M/kept"), "kept");
   await cluster.awaitStatus("only one mount is left", ({ mounts }) => {
     return mounts.filter(({ connected }) => connected).length === 1;

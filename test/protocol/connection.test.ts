@@ -1,3 +1,5 @@
+import { once } from "node:events";
+import { connect as connectRaw } from "node:net";
 import fc from "fast-check";
 import t from "tap";
 import { silentLog } from "../../common/log.ts";
@@ -11,6 +13,7 @@ import { lookup } from "../../protocol/methods/namespace.ts";
 import { renewSession } from "../../protocol/methods/session.ts";
 import { chunkHandle, chunkVersion } from "../../protocol/id.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
+import { listen } from "../../protocol/websocket.ts";
 import { outcome } from "../support/outcome.ts";
 import { transportPair } from "../support/memory-transport.ts";
 
@@ -126,6 +129,64 @@ t.test("more requests than a connection may have under way are refused, not kept
   t.equal(await outcome(client.call(renewSession, {})), "overloaded");
   client.close("done");
 });
+
+t.test("a handler is told when its payload is sent, or never will be", async (t) => {
+  const sent: string[] = [];
+  const handlers = new Handlers().serve(
+    readChunk,
+    ({ offset }) => new WithPayload({ crcs: [] }, Buffer.alloc(9), () => sent.push(`${offset}`)),
+  );
+  const { client, far } = connect(handlers);
+  const ask = (offset: number) =>
+    client.callForPayload(readChunk, {
+      ...{ handle: chunkHandle(1), version: chunkVersion(1), offset, length: 9 },
+    });
+  await ask(1);
+  t.same(sent, ["1"]);
+  far.queued = queuedBytesMax + 1;
+  t.equal(await outcome(ask(2)), "disconnected");
+  t.same(sent, ["1", "2"]);
+});
+
+t.test("over a socket too, also when the peer goes away without reading", async (t) => {
+  const waiting = new Set<object>();
+  let asked = 0;
+  const handlers = new Handlers().serve(readChunk, () => {
+    const token = {};
+    waiting.add(token);
+    asked += 1;
+    return new WithPayload({ crcs: [] }, Buffer.alloc(1 << 20), () => waiting.delete(token));
+  });
+  const options = { clock: systemClock, log: silentLog, peerName: "peer" };
+  const listener = await listen({
+    address: { host: "127.0.0.1", port: 0 },
+    clock: systemClock,
+    onTransport: (transport) => new Connection(transport, { ...options, handlers }),
+  });
+  t.teardown(() => listener.close());
+  const reader = connectRaw(listener.address.port, "127.0.0.1");
+  t.teardown(() => reader.destroy());
+  reader.write(
+    "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+      "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+  );
+  await once(reader, "data");
+  reader.pause();
+  const params = { handle: 1, version: 1, offset: 0, length: 1 << 20 };
+  for (let id = 1; id <= 40; id += 1) {
+    reader.write(maskedFrame(encodeCbor([0, id, readChunk.code, 60_000, params])));
+  }
+  while (asked < 40) await new Promise(setImmediate);
+  t.ok(waiting.size > 10, "what nobody reads is still in memory");
+  reader.destroy();
+  while (waiting.size > 0) await new Promise(setImmediate);
+});
+
+/** A whole binary message of a client, masked with zeros (RFC 6455 §5.2). */
+function maskedFrame(message: Buffer): Buffer {
+  const head = Buffer.from([0x82, 0x80 | message.length, 0, 0, 0, 0]);
+  return Buffer.concat([head, message]);
+}
 
 t.test("nothing more is sent to a peer that does not read, and it loses its replies", async (t) => {
   const { client, near, far, server } = connect(new Handlers().serve(renewSession, () => ({})));

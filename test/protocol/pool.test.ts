@@ -1,11 +1,14 @@
 import t from "tap";
+import { must } from "../../common/assert.ts";
 import type { Clock } from "../../common/clock.ts";
 import { silentLog } from "../../common/log.ts";
 import { systemClock } from "../../common/os/clock.ts";
-import { type Connection, Handlers, type Transport } from "../../protocol/connection.ts";
+import { Connection, Handlers, type Transport } from "../../protocol/connection.ts";
 import { accept, Pool } from "../../protocol/dial.ts";
-import { renewSession } from "../../protocol/methods/session.ts";
+import { protocolVersion } from "../../protocol/methods.ts";
+import { hello, renewSession } from "../../protocol/methods/session.ts";
 import { StatusError } from "../../protocol/status.ts";
+import { handClock } from "../support/hand-clock.ts";
 import { transportPair } from "../support/memory-transport.ts";
 import { outcome } from "../support/outcome.ts";
 
@@ -71,4 +74,24 @@ t.test("calls at the same time share one connection, and a lost one is dialled a
   t.ok(["ok", "disconnected"].includes(await call()));
   t.equal(await call(), "ok");
   t.equal(state.dials, 2);
+});
+
+t.test("a peer that does not say who it is does not keep its place", async (t) => {
+  const { clock, fire } = handClock();
+  const options = { cluster: () => "c", handlersFor: () => new Handlers(), log: silentLog };
+  const closed: boolean[] = [];
+  const transports = [transportPair(), transportPair()];
+  for (const [, far] of transports) {
+    accept(far, { ...options, peer: "test", clock, onReady: () => undefined });
+  }
+  const [polite, silent] = transports.map(([near]) => near);
+  const connection = new Connection(must(polite, "a peer"), {
+    ...{ handlers: new Handlers(), clock: systemClock, log: silentLog, peerName: "server" },
+  });
+  const greeting = { protocol: protocolVersion, role: "mount", name: "m", cluster: "c" } as const;
+  await connection.call(hello, greeting);
+  must(silent, "a peer").onClose(() => closed.push(true));
+  fire();
+  while (closed.length === 0) await new Promise(setImmediate);
+  t.equal(connection.closed, false);
 });

@@ -135,6 +135,8 @@ interface TestReplica {
   /** Stands for the bytes. */
   contents: string;
   dirty: boolean;
+  /** A write failed on others: told with the next raise. */
+  uneven?: boolean;
 }
 
 /** A chunk server of a test: it does what it is told, unless told otherwise. */
@@ -238,10 +240,12 @@ export class TestServer {
       .serve(chunk.raiseVersion, ({ handle, newVersion, length }) => {
         this.onOrder("raiseVersion");
         const replica = this.#replica(handle);
+        const uneven = replica.uneven === true || replica.version === newVersion;
+        replica.uneven = false;
         replica.version = newVersion;
         if (length !== undefined) replica.contents = replica.contents.slice(0, length);
         replica.length = replica.contents.length;
-        return this.#answer({});
+        return this.#answer({ uneven });
       })
       .serve(chunk.cloneChunk, ({ handle, target, length }) => {
         this.onOrder("cloneChunk");
@@ -256,13 +260,14 @@ export class TestServer {
         const { length, contents } = this.#replica(handle);
         return { length, crcs: [...Buffer.from(contents)] };
       })
-      .serve(chunk.copyChunk, ({ handle, version, source }) => {
-        this.onOrder("copyChunk");
-        const peer = this.#peers.find(({ id }) => id === source.server);
+      .serve(chunk.copyChunk, ({ handle, version, sources, draft }) => {
+        this.onOrder(draft ? "draft" : "copyChunk");
+        const peer = this.#peers.find(({ id }) => id === sources[0]?.server);
         if (!peer) throw new StatusError("unavailable", "no such peer");
         const { contents } = peer.#replica(handle);
+        if (draft) return this.#answer({ length: contents.length, fetchedBytes: contents.length });
         this.chunks.set(handle, { version, length: contents.length, contents, dirty: false });
-        return this.#answer({ length: contents.length });
+        return this.#answer({ length: contents.length, fetchedBytes: 0 });
       });
   }
 }

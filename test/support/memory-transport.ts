@@ -19,7 +19,8 @@ export class MemoryTransport implements Transport {
   #message: (parts: readonly Buffer[]) => void = () => undefined;
   #close: (reason: string) => void = () => undefined;
 
-  send(parts: readonly Buffer[]): void {
+  send(parts: readonly Buffer[], onSent: () => void = () => undefined): void {
+    onSent();
     const copies = parts.map((part) => Buffer.from(part));
     if (this.held) this.held.push(copies);
     else this.#pass(copies);
