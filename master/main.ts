@@ -19,6 +19,7 @@ import {
   usageError,
   UserError,
 } from "../common/program.ts";
+import { replicasMax } from "../protocol/methods/namespace.ts";
 import { StatusError } from "../protocol/status.ts";
 import { listen } from "../protocol/websocket.ts";
 import { Master } from "./master.ts";
@@ -35,6 +36,7 @@ interface Arguments {
   data: string;
   chunkBytes: number;
   sync: SyncMode;
+  minReplicas: number;
 }
 
 function parseArguments(): Arguments {
@@ -58,6 +60,11 @@ function parseArguments(): Arguments {
         "answer a change when it survives kill -9 (batch; power loss within a second, or by " +
         "fsync), or when it survives power loss (always)",
     })
+    .option("min-replicas", {
+      type: "number",
+      default: 1,
+      describe: "a chunk is written to only while so many of its servers are there: writers wait",
+    })
     .version(releaseVersion())
     .strict()
     .demandCommand(0, 1)
@@ -74,8 +81,12 @@ function parseArguments(): Arguments {
   if (!Number.isInteger(mib) || mib < 1 || mib > chunkMiBMax || (mib & (mib - 1)) !== 0) {
     throw new UserError(`--chunk-size: a power of two from 1 to ${chunkMiBMax} MiB, not ${mib}`);
   }
+  const minReplicas = parsed["min-replicas"];
+  if (!Number.isInteger(minReplicas) || minReplicas < 1 || minReplicas > replicasMax) {
+    throw new UserError(`--min-replicas: a number from 1 to ${replicasMax}, not ${minReplicas}`);
+  }
   const { data, sync } = parsed;
-  return { address, data, chunkBytes: mib * 1024 * 1024, sync };
+  return { address, data, chunkBytes: mib * 1024 * 1024, sync, minReplicas };
 }
 
 /** Refuses a directory that something else lives in, before anything is written to it. */
@@ -112,7 +123,7 @@ async function openData(data: string, log: Log): Promise<Store> {
 }
 
 await runMain("gfs-master", async () => {
-  const { address, data, chunkBytes, sync } = parseArguments();
+  const { address, data, chunkBytes, sync, minReplicas } = parseArguments();
   const log = createLog("gfs-master", process.env["GFS_LOG"] ?? "info");
   const store = await openData(data, log);
   const master = new Master({
@@ -124,6 +135,7 @@ await runMain("gfs-master", async () => {
     version: releaseVersion(),
     chunkBytes,
     sync,
+    minReplicas,
     owner: { uid: process.getuid?.() ?? 0, gid: process.getgid?.() ?? 0 },
   });
   master.address = formatAddress(address);

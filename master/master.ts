@@ -63,6 +63,8 @@ export class Master {
     chunkBytes: number;
     owner: { uid: number; gid: number };
     sync?: SyncMode;
+    /** A chunk is not written to with fewer replicas. */
+    minReplicas?: number;
   }) {
     const { store, clock, log } = options;
     this.#store = store;

@@ -54,6 +54,8 @@ export class ChunkSets {
   readonly stale = new StaleReplicas();
   /** Called when a chunk's set has become smaller. */
   onShrunk: (handle: ChunkHandle) => void = () => undefined;
+  /** A chunk is not written to with fewer servers, if it shall have as many. At least 1. */
+  minReplicas = 1;
   readonly #committer: Committer;
   readonly #fleet: Fleet;
   readonly #log: Log;
@@ -217,7 +219,22 @@ export class ChunkSets {
     }
     const up = chunk.servers.filter((id) => this.#fleet.isUp(id));
     const present = this.present(handle);
-    await this.raise(handle, chunk.written ? up.filter((id) => present.includes(id)) : up);
+    const staying = chunk.written ? up.filter((id) => present.includes(id)) : up;
+    this.checkEnough(chunk, staying);
+    await this.raise(handle, staying);
+  }
+
+  /** With fewer servers than this a chunk of that goal is not written to. */
+  least(goal: number): number {
+    return Math.min(this.minReplicas, goal);
+  }
+
+  /** Throws `unavailable` if too few servers are there for writers to go on with (minReplicas). */
+  checkEnough(chunk: Pick<Chunk, "goal">, servers: readonly ServerId[]): void {
+    const least = this.least(chunk.goal);
+    if (servers.length >= least) return;
+    const there = `${servers.length} of at least ${least} replicas`;
+    throw new StatusError("unavailable", `writers wait: ${there} are there`);
   }
 
   /**

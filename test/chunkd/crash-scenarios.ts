@@ -78,10 +78,11 @@ async function twoChunks(store: Store): Promise<void> {
 const piece = pattern(100 * kib, 7);
 const written = over(large, piece, 50 * kib);
 const copyOther = async (store: Store): Promise<void> => {
-  await copyChunk(store, { handle: h(2), version: v(2) }, sourceOf(other));
+  await copyChunk(store, { handle: h(2), version: v(2), draft: false }, sourceOf(other));
 };
-const cutLarge = (store: Store): Promise<void> =>
-  raiseVersion(store, { handle: h(2), version: v(1), newVersion: v(2), length: 99_999 });
+const cutLarge = async (store: Store): Promise<void> => {
+  await raiseVersion(store, { handle: h(2), version: v(1), newVersion: v(2), length: 99_999 });
+};
 const cloneLarge = (store: Store): Promise<void> =>
   cloneChunk(store, { handle: h(2), version: v(1), target: h(3), length: 200_000 });
 const writeLarge = (store: Store): Promise<void> => put(store, h(2), piece, 50 * kib);
