@@ -77,9 +77,17 @@ async function twoChunks(store: Store): Promise<void> {
 
 const piece = pattern(100 * kib, 7);
 const written = over(large, piece, 50 * kib);
-const copyOther = async (store: Store): Promise<void> => {
-  await copyChunk(store, { handle: h(2), version: v(2), draft: false }, sourceOf(other));
+const copyOf = (bytes: Buffer, draft = false) => {
+  return async (store: Store): Promise<void> => {
+    await copyChunk(store, { handle: h(2), version: v(2), draft }, sourceOf(bytes));
+  };
 };
+const copyOther = copyOf(other);
+/** A replica that is out of date may be gone, or, at the end of power, be known to be bad. */
+const replaced = (after: Buffer): Contents => ({
+  ...changed(large, after),
+  ...{ mayBeGone: true, mayBeBad: true },
+});
 const cutLarge = async (store: Store): Promise<void> => {
   await raiseVersion(store, { handle: h(2), version: v(1), newVersion: v(2), length: 99_999 });
 };
@@ -177,13 +185,35 @@ export const scenarios: Record<string, Scenario> = {
     run: copyOther,
     isDurable: true,
     loses: true, // A file that has got its name before it got its record is kept for the operator.
-    chunks: { 1: kept(small), 2: { ...changed(large, other), mayBeGone: true, mayBeBad: true } },
+    chunks: { 1: kept(small), 2: replaced(other) },
+  },
+  "a copy that takes what is here": {
+    prepare: twoChunks,
+    run: copyOf(written),
+    isDurable: true,
+    loses: true,
+    chunks: { 1: kept(small), 2: replaced(written) },
+  },
+  "a copy that goes on with a draft": {
+    prepare: twoChunks,
+    before: copyOf(written, true),
+    run: copyOf(written),
+    isDurable: true,
+    loses: true,
+    chunks: { 1: kept(small), 2: replaced(written) },
+  },
+  "a copy of what has become small": {
+    prepare: twoChunks,
+    before: copyOf(written, true),
+    run: copyOf(small),
+    isDurable: true,
+    chunks: { 1: kept(small), 2: replaced(small) },
   },
   "a copy that fails": {
     prepare: twoChunks,
     run: copyOther,
     fails: { site: "copy.sync", code: "ENOSPC" },
-    chunks: { 1: kept(small), 2: { ...changed(large, other), mayBeGone: true, mayBeBad: true } },
+    chunks: { 1: kept(small), 2: replaced(other) },
   },
   "a deletion": {
     prepare: twoChunks,
