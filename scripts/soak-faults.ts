@@ -1,13 +1,4 @@
-import {
-  closeSync,
-  existsSync,
-  openSync,
-  readdirSync,
-  rmSync,
-  statfsSync,
-  writeSync,
-} from "node:fs";
-import { readSync, statSync } from "node:fs";
+import fs from "node:fs";
 import path from "node:path";
 import { withMaster } from "../cli/admin.ts";
 import { NamespaceSession } from "../cli/session.ts";
