@@ -41,10 +41,23 @@ const filesMax = 30;
 const fileBytesMax = 3 * 1024 * 1024;
 /** Of a file that is written once and then only read: bits are flipped in those. */
 const keptPrefix = "kept-";
+/** After the end of the load, what is still under way is told this often. */
+const stuckMs = 20_000;
 /** Wrong files that are told of: the count is exact. */
 const toldMax = 100;
 
 class Tally {
+  readonly #underWay = new Map<number, { operation: string; startMs: number }>();
+  #next = 0;
+
+  /** Says on standard error what has been waiting for long. */
+  tellStuck(): void {
+    for (const { operation, startMs } of this.#underWay.values()) {
+      const seconds = Math.round((performance.now() - startMs) / 1000);
+      process.stderr.write(`${new Date().toISOString()} ${operation} waits, ${seconds} s\n`);
+    }
+  }
+
   readonly result: WorkerResult = {
     operations: {},
     errors: {},
@@ -57,9 +70,11 @@ class Tally {
   };
 
   /** Counts, measures, and notes what fails. Resolves with false if it did. */
-  async run(operation: string, work: () => Promise<void>): Promise<boolean> {
+  async run(operation: string, work: () => Promise<void>, where = ""): Promise<boolean> {
     const { operations, errors, slowest } = this.result;
     const startMs = performance.now();
+    const id = (this.#next += 1);
+    this.#underWay.set(id, { operation: where ? `${operation} ${where}` : operation, startMs });
     try {
       await work();
       return true;
@@ -67,9 +82,10 @@ class Tally {
       const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
       const name = `${operation} ${code}`;
       errors[name] = (errors[name] ?? 0) + 1;
-      process.stderr.write(`${new Date().toISOString()} ${name}: ${String(error)}\n`);
+      process.stderr.write(`${new Date().toISOString()} ${name} ${where}: ${String(error)}\n`);
       return false;
     } finally {
+      this.#underWay.delete(id);
       operations[operation] = (operations[operation] ?? 0) + 1;
       const ms = Math.round(performance.now() - startMs);
       if (ms > slowest.ms) Object.assign(slowest, { operation, ms });
@@ -151,7 +167,7 @@ class Loop {
 
   /** Runs an operation on a file; one that fails leaves it uncertain. */
   async #on(name: string, operation: string, work: () => Promise<void>): Promise<void> {
-    if (await this.#tally.run(operation, work)) return;
+    if (await this.#tally.run(operation, work, this.#at(name))) return;
     this.#names.delete(name);
     this.#uncertain.add(name);
     await fs.rm(path.join(this.#shadow, name), { force: true });
@@ -296,7 +312,10 @@ function difference(is: Buffer, wanted: Buffer): string | undefined {
 
 async function load(options: WorkerOptions, tally: Tally): Promise<void> {
   let ended = false;
-  createInterface({ input: process.stdin }).once("close", () => (ended = true));
+  createInterface({ input: process.stdin }).once("close", () => {
+    ended = true;
+    setInterval(() => tally.tellStuck(), stuckMs).unref();
+  });
   const loops = Array.from({ length: options.loops }, async (_, i) => {
     const name = `loop${i}`;
     const loop = new Loop({

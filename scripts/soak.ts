@@ -97,7 +97,7 @@ class Worker {
   /** Lets it come to its end; undefined if it does not in time: something hangs. */
   async end(msMax: number): Promise<WorkerResult | undefined> {
     this.#child.stdin?.end();
-    const timer = setTimeout(() => void this.#child.kill("SIGKILL"), msMax);
+    const timer = setTimeout(() => giveUp(this.#child), msMax);
     try {
       const given = sleep(systemClock, msMax + 5_000).then(() => undefined);
       return await Promise.race([this.#done, given]);
@@ -106,6 +106,20 @@ class Worker {
     }
   }
 }
+
+/** Says where in the kernel a child waits, and kills it. */
+function giveUp(child: ChildProcess): void {
+  const { stdout } = spawnSync("bash", ["-c", whereItWaits, "bash", String(child.pid)], {
+    timeout: 10_000,
+    encoding: "utf8",
+  });
+  process.stderr.write(stdout);
+  child.kill("SIGKILL");
+}
+
+const whereItWaits = `for pid in $1 $(pgrep -P $1); do for task in /proc/$pid/task/*; do
+  echo "$(cat $task/comm) $task: $(cat $task/wchan) $(head -3 $task/stack 2>/dev/null | tr '\\n' ' ')"
+done; done | grep -i fuse`;
 
 function parseResult(text: string): WorkerResult | undefined {
   try {
@@ -120,6 +134,7 @@ class Fio {
   runs = 0;
   readonly failures: string[] = [];
   readonly #ended: Promise<void>;
+  #child: ChildProcess | undefined;
 
   constructor(directory: string, signal: AbortSignal) {
     this.#ended = this.#loop(directory, signal);
@@ -128,33 +143,40 @@ class Fio {
   async end(msMax: number): Promise<void> {
     const inTime = this.#ended.then(() => true);
     const given = sleep(systemClock, msMax).then(() => false);
-    if (!(await Promise.race([inTime, given]))) this.failures.push("it hangs");
+    if (await Promise.race([inTime, given])) return;
+    this.failures.push("it hangs");
+    if (this.#child) giveUp(this.#child);
+    await this.#ended;
   }
 
   async #loop(directory: string, signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
-      const failure = await runFio(directory);
+      const failure = await this.#run(directory);
       if (failure !== undefined) this.failures.push(failure);
       this.runs += 1;
       if (failure !== undefined) await sleep(systemClock, 5_000, signal);
     }
   }
-}
 
-function runFio(directory: string): Promise<string | undefined> {
-  const args = ["--name=soak", `--directory=${directory}`, "--rw=randwrite", "--bs=16k"];
-  args.push("--size=24m", "--numjobs=2", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1");
-  args.push("--end_fsync=1", "--group_reporting", "--output-format=terse", "--max_latency=0");
-  const child = spawn("fio", args, { cwd: "/", stdio: ["ignore", "ignore", "pipe"] });
-  process.once("exit", () => void child.kill("SIGKILL"));
-  let said = "";
-  child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
-  return new Promise((resolve) => {
-    child.once("error", (error) => resolve(error.message));
-    child.once("close", (code, by) => {
-      resolve(code === 0 ? undefined : `${code ?? by}: ${said.trim().split("\n")[0]}`);
+  /** Resolves with why it failed, if it did. */
+  #run(directory: string): Promise<string | undefined> {
+    const args = ["--name=soak", `--directory=${directory}`, "--rw=randwrite", "--bs=16k"];
+    args.push("--size=24m", "--numjobs=2", "--verify=crc32c", "--verify_fatal=1", "--do_verify=1");
+    args.push("--end_fsync=1", "--group_reporting", "--output-format=terse");
+    const child = spawn("fio", args, { cwd: "/", stdio: ["ignore", "ignore", "pipe"] });
+    this.#child = child;
+    const kill = (): void => void child.kill("SIGKILL");
+    process.once("exit", kill);
+    let said = "";
+    child.stderr.setEncoding("utf8").on("data", (text: string) => (said += text));
+    return new Promise((resolve) => {
+      child.once("error", (error) => resolve(error.message));
+      child.once("close", (code, by) => {
+        process.off("exit", kill);
+        resolve(code === 0 ? undefined : `${code ?? by}: ${said.trim().split("\n")[0]}`);
+      });
     });
-  });
+  }
 }
 
 interface Report {
@@ -163,7 +185,8 @@ interface Report {
   hung: number;
   fio: { runs: number; failures: string[] };
   goalsMs: number | undefined;
-  verified: WorkerResult[];
+  /** Undefined: it could not be done. */
+  verified: WorkerResult[] | undefined;
 }
 
 class Soak {
@@ -233,7 +256,10 @@ class Soak {
     await Promise.all(fios.map((fio) => fio.end(endMsMax)));
     this.#tell("the load has ended");
     const goalsMs = await this.#goals();
-    const verified = await this.#verify();
+    const verified = await this.#verify().catch((error: unknown) => {
+      this.#tell(`no comparison: ${error instanceof Error ? error.message : String(error)}`);
+      return undefined;
+    });
     const load = results.filter((result) => result !== undefined);
     const fio = {
       runs: fios.reduce((sum, { runs }) => sum + runs, 0),
@@ -296,7 +322,8 @@ const listed = (counts: Record<string, number>): string =>
     .join(", ") || "none";
 
 /** Prints what happened; true if it was clean. */
-function tellReport({ faults, load, hung, fio, goalsMs, verified }: Report): boolean {
+function tellReport({ faults, load, hung, fio, goalsMs, ...report }: Report): boolean {
+  const verified = report.verified ?? [];
   const all = [...load, ...verified];
   const errors = summed(all.map((result) => result.errors));
   const wrong = all.flatMap((result) => result.wrong);
@@ -320,7 +347,7 @@ function tellReport({ faults, load, hung, fio, goalsMs, verified }: Report): boo
   ];
   process.stdout.write(`${lines.join("\n")}\n`);
   const bad = [Object.keys(errors), wrong, lost, extra, fio.failures].some((l) => l.length > 0);
-  return !bad && hung === 0 && goalsMs !== undefined;
+  return !bad && hung === 0 && goalsMs !== undefined && report.verified !== undefined;
 }
 
 await runMain("soak", async () => {
