@@ -118,8 +118,8 @@ function giveUp(child: ChildProcess): void {
 }
 
 const whereItWaits = `for pid in $1 $(pgrep -P $1); do for task in /proc/$pid/task/*; do
-  echo "$(cat $task/comm) $task: $(cat $task/wchan) $(head -3 $task/stack 2>/dev/null | tr '\\n' ' ')"
-done; done | grep -i fuse`;
+  echo "$(cat $task/comm) $task: $(cat $task/wchan) $(head -3 $task/stack | tr '\\n' ' ')"
+done; done 2>/dev/null | grep -i fuse`;
 
 function parseResult(text: string): WorkerResult | undefined {
   try {
