@@ -18,7 +18,7 @@ import { ChunkSets } from "./sets.ts";
 type GrantPlan =
   | { kind: "granted"; grant: Grant }
   | { kind: "wait" }
-  | { kind: "copy" | "settle"; handle: ChunkHandle };
+  | { kind: "copy" | "settle" | "widen"; handle: ChunkHandle };
 
 /** Chunks of files: where they are, and who may write them. */
 export class Chunks {
@@ -186,6 +186,9 @@ export class Chunks {
         case "settle":
           await this.sets.locked(plan.handle, () => this.sets.settle(plan.handle));
           break;
+        case "widen":
+          await this.#widen(plan.handle);
+          break;
       }
     }
   }
@@ -205,8 +208,19 @@ export class Chunks {
     if (!txn.isExclusive(ino, ref)) return { kind: "copy", handle };
     const ready = this.sets.isWhole(handle, chunk) && chunk.cutTo === undefined;
     if (!ready || this.sets.busy(handle)) return { kind: "settle", handle };
+    const enough = chunk.servers.length >= this.sets.least(chunk.goal);
+    if (!enough && !chunk.written) return { kind: "widen", handle };
     this.sets.checkEnough(chunk, chunk.servers);
     return { kind: "granted", grant: this.#grantOf(txn, index, handle) };
+  }
+
+  /** One more server for a chunk that has too few to be written to. */
+  async #widen(handle: ChunkHandle): Promise<void> {
+    const chunk = this.sets.find(handle);
+    if (!chunk) return;
+    const target = this.placeFor(handle, chunk);
+    if (target === undefined) throw this.#noServers(chunk.goal);
+    await this.sets.widen(handle, target);
   }
 
   #noServers(goal: number): StatusError {

@@ -220,7 +220,7 @@ export class ChunkSets {
     const up = chunk.servers.filter((id) => this.#fleet.isUp(id));
     const present = this.present(handle);
     const staying = chunk.written ? up.filter((id) => present.includes(id)) : up;
-    this.checkEnough(chunk, staying);
+    if (chunk.written) this.checkEnough(chunk, staying);
     await this.raise(handle, staying);
   }
 
@@ -342,6 +342,27 @@ export class ChunkSets {
   }
 
   /**
+   * Gives a chunk without committed data one more server. Repair does not look at those, but its
+   * writers wait if too few servers have taken part so far (minReplicas).
+   */
+  async widen(handle: ChunkHandle, target: ServerId): Promise<void> {
+    await this.locked(handle, async () => {
+      const before = this.find(handle);
+      if (!before || before.written || before.servers.includes(target)) return;
+      await this.raise(handle, before.servers);
+      try {
+        await this.#copyInto(handle, target);
+      } catch (error) {
+        // A raise leaves servers that have the chunk, or else those that do not: then none has it,
+        // and the next write creates it on all.
+        if (statusOf(error) !== "no-chunk") throw error;
+        const { version } = must(this.find(handle), "chunk");
+        await this.#addToSet(handle, version, target);
+      }
+    });
+  }
+
+  /**
    * Takes a server out of a set that can do without it, and has its replica deleted. `unavailable`
    * unless all others of the set are there and up to date: a raise without them would drop them
    * too.
@@ -376,6 +397,10 @@ export class ChunkSets {
   /** Copies a chunk whose writers are held off, and takes the new replica into the set. */
   async #copyInto(handle: ChunkHandle, target: ServerId): Promise<void> {
     const version = await this.#orderCopy(handle, target, { draft: false });
+    await this.#addToSet(handle, version, target);
+  }
+
+  async #addToSet(handle: ChunkHandle, version: ChunkVersion, target: ServerId): Promise<void> {
     await this.#committer.run((txn) => {
       const chunk = txn.findChunk(handle);
       if (chunk?.version !== version || chunk.servers.includes(target)) return;

@@ -61,3 +61,22 @@ t.test(
     t.equal(await outcome(retry), "unavailable");
   },
 );
+
+t.test("a chunk without committed data, which repair does not see, gets servers", async (t) => {
+  for (const hasData of [true, false]) {
+    const { servers, mount } = await scene(t, 2);
+    const { attr } = await mount.create("new");
+    const grant = await mount.grant(attr);
+    const { handle, version } = grant;
+    const [a, ...others] = servers;
+    if (hasData) a?.write(grant, "of one");
+    const failed = { handle, version, servers: others.flatMap(({ id }) => id ?? []) };
+    const wanted = { ino: attr.ino, index: 0 };
+    const retry = (await mount.mutate(chunk.grant, { ...wanted, failed })).grant;
+    t.equal(retry.handle, handle, "what was written is still in it");
+    t.equal(retry.replicas.length, 2);
+    const holders = servers.filter(({ id }) => retry.replicas.some(({ server }) => server === id));
+    const contents = holders.map((server) => server.chunks.get(handle)?.contents);
+    t.same(contents, hasData ? ["of one", "of one"] : [undefined, undefined]);
+  }
+});
