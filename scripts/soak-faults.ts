@@ -145,7 +145,9 @@ export class Faults {
     const mount = this.#one([...this.#cluster.mounts.keys()]);
     const shadow = path.join(this.#cluster.directory, "shadow", `w${mount + 1}`);
     if (!fs.existsSync(shadow)) return;
-    const loop = this.#one(fs.readdirSync(shadow).filter((name) => !name.includes(".")));
+    const loops = fs.readdirSync(shadow).filter((name) => !name.includes("."));
+    if (loops.length === 0) return;
+    const loop = this.#one(loops);
     const kept = fs.readdirSync(path.join(shadow, loop)).filter((name) => name.startsWith("kept-"));
     for (const name of kept.slice(0, 5)) {
       const file = await this.#chunkFile(`/w${mount + 1}/${loop}/${name}`).catch(() => undefined);
