@@ -61,7 +61,7 @@ export class Faults {
     const weighted: [weight: number, fault: Fault][] = [
       [3, () => this.#killed("kill master", [master])],
       [5, () => this.#killed("kill chunkd", [server()])],
-      [2, () => this.#killed("kill two chunkd", [server(), server()])],
+      [2, () => this.#killed("kill two chunkd", this.#two(servers))],
       [1, () => this.#killed("kill master and all chunkd", [master, ...servers])],
       [1, () => this.#stopped("stop master", master)],
       [3, () => this.#stopped("stop chunkd", server())],
@@ -81,6 +81,11 @@ export class Faults {
     const item = items[Math.floor(this.#random() * items.length)];
     if (item === undefined) throw new Error("there is nothing to choose from");
     return item;
+  }
+
+  #two<T>(items: readonly T[]): T[] {
+    const first = this.#one(items);
+    return [first, this.#one(items.filter((item) => item !== first))];
   }
 
   async #wait({ least, most }: { least: number; most: number }): Promise<void> {
