@@ -6,6 +6,7 @@ import { downCommand } from "./down.ts";
 import { drainCommand } from "./drain.ts";
 import { forgetCommand, maintenanceCommand } from "./maintenance.ts";
 import { fsckCommand } from "./fsck.ts";
+import { replicasCommand } from "./replicas.ts";
 import { snapshotCommand } from "./snapshot.ts";
 import { statusCommand } from "./status.ts";
 import { upCommand } from "./up.ts";
@@ -28,6 +29,7 @@ async function main(): Promise<void> {
       .command(drainCommand)
       .command(maintenanceCommand)
       .command(forgetCommand)
+      .command(replicasCommand)
       .completion("completion", "print a completion script for bash or zsh")
       .demandCommand(1, "a command is missing")
       .strictCommands()

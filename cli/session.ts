@@ -28,6 +28,19 @@ export class NamespaceSession {
     return new NamespaceSession(connection);
   }
 
+  /** Runs `work` in a session of its own. */
+  static async with<T>(
+    connection: Connection,
+    work: (session: NamespaceSession) => Promise<T>,
+  ): Promise<T> {
+    const session = await NamespaceSession.open(connection);
+    try {
+      return await work(session);
+    } finally {
+      await session.close();
+    }
+  }
+
   async close(): Promise<void> {
     if (!this.#connection.closed) await this.#connection.call(closeSession, {}).catch(() => ({}));
   }

@@ -21,14 +21,9 @@ function withSession<T>(
   { master }: MasterOption,
   work: (session: NamespaceSession) => Promise<T>,
 ): Promise<T> {
-  return withMaster(addressFrom(master, "--master"), async (connection) => {
-    const session = await NamespaceSession.open(connection);
-    try {
-      return await work(session);
-    } finally {
-      await session.close();
-    }
-  });
+  return withMaster(addressFrom(master, "--master"), (connection) =>
+    NamespaceSession.with(connection, work),
+  );
 }
 
 const typeMask = 0o170000;

@@ -1,124 +1,23 @@
 #!/usr/bin/env node
 import { randomUUID } from "node:crypto";
 import { accessSync, constants, existsSync, mkdirSync, readdirSync } from "node:fs";
-import { homedir } from "node:os";
 import { join } from "node:path";
-import yargs from "yargs";
-import { hideBin } from "yargs/helpers";
-import { type Address, formatAddress, masterAddressDefault } from "../common/address.ts";
+import { formatAddress } from "../common/address.ts";
 import { createLog, type Log } from "../common/log.ts";
 import { systemClock } from "../common/os/clock.ts";
 import { lmdbFileFault } from "../common/os/lmdb-file.ts";
 import { systemDisk } from "../common/os/disk.ts";
 import { systemJournalDirectory } from "../common/os/journal-file.ts";
 import { releaseVersion } from "../common/os/version.ts";
-import {
-  addressFrom,
-  runMain,
-  terminationSignal,
-  usageError,
-  UserError,
-} from "../common/program.ts";
-import { deadMs } from "../protocol/limits.ts";
+import { runMain, terminationSignal, UserError } from "../common/program.ts";
 import { StatusError } from "../protocol/status.ts";
 import { listen } from "../protocol/websocket.ts";
-import type { RepairOptions } from "./background/repair/repair.ts";
-import { copiesPerServerDefault } from "./background/repair/slots.ts";
+import { parseArguments } from "./arguments.ts";
 import { runCheck } from "./check/command.ts";
 import { Master } from "./master.ts";
-import type { SyncMode } from "./namespace/committer.ts";
 import { openJournaledStore } from "./store/journaled.ts";
 import { openLmdbBase } from "./store/lmdb.ts";
 import type { Store } from "./store/store.ts";
-
-const chunkMiBDefault = 64;
-const chunkMiBMax = 1024;
-/** A longer grace leaves chunks with too few copies for longer than a second failure takes. */
-const graceSMax = 86_400;
-const copiesPerServerMax = 64;
-
-interface Arguments {
-  address: Address;
-  data: string;
-  chunkBytes: number;
-  sync: SyncMode;
-  graceMs: number;
-  repair: RepairOptions;
-  check: boolean;
-}
-
-function parseArguments(): Arguments {
-  const parsed = yargs(hideBin(process.argv))
-    .scriptName("gfs-master")
-    .usage("$0 [IP:PORT] --data DIR\n\nKeeps the metadata of a gfs cluster.")
-    .option("data", {
-      type: "string",
-      default: join(homedir(), ".local/share/gfs/master"),
-      describe: "directory for the metadata, made if missing",
-    })
-    .option("chunk-size", {
-      type: "number",
-      default: chunkMiBDefault,
-      describe: "MiB per chunk; fixed when the filesystem is made",
-    })
-    .option("sync", {
-      choices: ["batch", "always"] as const,
-      default: "batch" as const,
-      describe:
-        "answer a change when it survives kill -9 (batch; power loss within a second, or by " +
-        "fsync), or when it survives power loss (always)",
-    })
-    .option("grace", {
-      type: "number",
-      default: deadMs / 1000,
-      describe: "seconds that a chunk server may be away before its chunks are copied elsewhere",
-    })
-    .option("repair-copies", {
-      type: "number",
-      default: copiesPerServerDefault,
-      describe: "copies at a time that a chunk server takes part in, as source or as target",
-    })
-    .option("rebalance", {
-      type: "boolean",
-      default: true,
-      describe: "move chunks from fuller chunk servers to emptier ones; --no-rebalance: do not",
-    })
-    .option("check", {
-      type: "boolean",
-      default: false,
-      describe: "verify the metadata of a master that does not run, change nothing, and end",
-    })
-    .version(releaseVersion())
-    .strict()
-    .demandCommand(0, 1)
-    .fail((message, error) => {
-      throw usageError("gfs-master", message, error);
-    })
-    .parseSync();
-  const text = parsed._[0] === undefined ? undefined : String(parsed._[0]);
-  const fallback = process.env["GFS_MASTER"] ?? masterAddressDefault;
-  const address = text
-    ? addressFrom(text, "the address to listen on")
-    : addressFrom(fallback, "GFS_MASTER");
-  const mib = parsed["chunk-size"];
-  if (!Number.isInteger(mib) || mib < 1 || mib > chunkMiBMax || (mib & (mib - 1)) !== 0) {
-    throw new UserError(`--chunk-size: a power of two from 1 to ${chunkMiBMax} MiB, not ${mib}`);
-  }
-  const { data, sync, check, grace, rebalance } = parsed;
-  if (!(grace >= 1 && grace <= graceSMax)) {
-    throw new UserError(`--grace: from 1 to ${graceSMax} seconds, not ${grace}`);
-  }
-  const copiesPerServer = parsed["repair-copies"];
-  if (!Number.isInteger(copiesPerServer) || copiesPerServer < 1) {
-    throw new UserError(`--repair-copies: a whole number from 1, not ${copiesPerServer}`);
-  }
-  if (copiesPerServer > copiesPerServerMax) {
-    throw new UserError(`--repair-copies: ${copiesPerServerMax} at most, not ${copiesPerServer}`);
-  }
-  const chunkBytes = mib * 1024 * 1024;
-  const repair = { copiesPerServer, rebalance };
-  return { address, data, chunkBytes, sync, check, graceMs: grace * 1000, repair };
-}
 
 /** Refuses a directory that something else lives in, before anything is written to it. */
 async function openData(data: string, log: Log): Promise<Store> {
@@ -178,7 +77,12 @@ async function check(data: string, log: Log): Promise<number> {
 }
 
 await runMain("gfs-master", async () => {
-  const { address, data, check: checks, ...settings } = parseArguments();
+  const {
+    address,
+    data,
+    check: checks,
+    ...settings
+  } = parseArguments(process.argv, process.env["GFS_MASTER"]);
   const log = createLog("gfs-master", process.env["GFS_LOG"] ?? (checks ? "warn" : "info"));
   if (checks) {
     process.exitCode = await check(data, log);

@@ -69,6 +69,8 @@ export class Master {
     /** Chunks of a server that is down are copied elsewhere after this. */
     graceMs?: number | undefined;
     repair?: RepairOptions;
+    /** A chunk is not written to with fewer replicas. */
+    minReplicas?: number;
   }) {
     const { store, clock, log } = options;
     this.#store = store;

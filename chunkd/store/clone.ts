@@ -105,6 +105,8 @@ async function cloneSmall(store: Store, source: Chunk, target: Chunk, head: Head
 async function cloneFile(store: Store, source: Chunk, target: Chunk, head: Head): Promise<void> {
   const { disk, files } = store;
   const staging = files.staging(target.handle, "clone");
+  // Until the record is there, a file under this name is one to delete: after a crash, recover.ts.
+  const noted = store.index.remove(target.handle, { file: true });
   await disk.remove("clone.clear", staging);
   try {
     const shared = await disk.reflink("clone.reflink", files.path(source.handle), staging);
@@ -116,6 +118,7 @@ async function cloneFile(store: Store, source: Chunk, target: Chunk, head: Head)
     } finally {
       await file.close();
     }
+    await noted.flushed();
     await disk.rename("clone.publish", staging, files.path(target.handle));
   } catch (error) {
     await disk.remove("clone.undo", staging).catch(() => false);
@@ -123,7 +126,9 @@ async function cloneFile(store: Store, source: Chunk, target: Chunk, head: Head)
   }
   await disk.syncDirectory("clone.publish-dir", files.directory(target.handle));
   const record: LiveRecord = { ...head, bytes: undefined, small: false };
-  await persist(store, target, record).flushed();
+  const recorded = persist(store, target, record);
+  store.index.removalEnded(target.handle);
+  await recorded.flushed();
   store.table.replaceWhole(target, record);
 }
 

@@ -87,7 +87,7 @@ async function copyLocked(store: Store, chunk: Chunk, work: CopyWork): Promise<C
     store.space.take(length);
     record.bytes = await smallBytes(record, source);
     expectWanted(signal);
-    await publish(store, chunk, record, async () => undefined);
+    await publish(store, chunk, record, () => Promise.resolve());
     await store.drafts.discard(chunk.handle);
     return { length, fetchedBytes: length };
   }
@@ -117,6 +117,10 @@ async function moveInPlace(store: Store, handle: ChunkHandle, staged: Draft): Pr
   await disk.syncDirectory("copy.publish-dir", files.directory(handle));
 }
 
+/**
+ * The old replica goes, then the new one is there. In between the index says that the file is being
+ * removed: a crash there leaves one that the next start clears away.
+ */
 function publish(
   store: Store,
   chunk: Chunk,
@@ -125,11 +129,18 @@ function publish(
 ): Promise<void> {
   return chunk.applying.run("exclusive", async () => {
     await removeLocked(store, chunk);
-    await moveFile();
     const { handle } = chunk;
     if (record.bytes) {
-      await store.index.put(handle, encodeRecord(handle, record), record.bytes).flushed();
-    } else await persist(store, chunk, record).flushed();
+      const written = store.index.put(handle, encodeRecord(handle, record), record.bytes);
+      store.index.removalEnded(handle); // A file beside the record of a small chunk goes anyway.
+      await written.flushed();
+    } else {
+      await store.index.remove(handle, { file: true }).flushed();
+      await moveFile();
+      const written = persist(store, chunk, record);
+      store.index.removalEnded(handle);
+      await written.flushed();
+    }
     store.table.replaceWhole(chunk, record);
   });
 }

@@ -132,8 +132,8 @@ async function chunkFiles(store: Store): Promise<ChunkFile[]> {
 
 /**
  * Takes away files that no record speaks of. Those that are known to be ours to delete are: what a
- * move into a file or a deletion left when it was broken off. Any other is kept in `lost/`: its
- * record may be what is missing.
+ * move into a file or a deletion left when it was broken off, and empty ones, of chunks that were
+ * about to be made. Any other is kept in `lost/`: its record may be what is missing.
  */
 async function clearOrphans(
   store: Store,
@@ -149,19 +149,34 @@ async function clearOrphans(
         count.removed += 1;
         break;
       case "unknown":
-        await setAside(store, { directory, name });
-        count.lost += 1;
+        if (await setAside(store, { directory, name })) count.lost += 1;
+        else count.removed += 1;
     }
   }
   for (const handle of store.index.removals()) store.index.removalEnded(handle);
   return count;
 }
 
-async function setAside(store: Store, { directory, name }: ChunkFile): Promise<void> {
+/** Resolves with false if there was nothing in it to keep. */
+async function setAside(store: Store, { directory, name }: ChunkFile): Promise<boolean> {
   const { lostDirectory } = store.files;
+  if (await isEmpty(store, `${directory}/${name}`)) {
+    await store.disk.remove("recover.remove-empty", `${directory}/${name}`);
+    return false;
+  }
   await store.disk.makeDirectory("recover.make-lost", lostDirectory);
   const at = store.clock.wallNs() / 1_000_000_000n; // The same name may be lost again.
   await store.disk.rename("recover.lose", `${directory}/${name}`, `${lostDirectory}/${name}.${at}`);
+  return true;
+}
+
+async function isEmpty(store: Store, path: string): Promise<boolean> {
+  const file = await store.disk.open("recover.open-unknown", path, "read");
+  try {
+    return (await file.size("recover.measure-unknown")) === 0;
+  } finally {
+    await file.close();
+  }
 }
 
 function fateOf(store: Store, name: string): "keep" | "remove" | "unknown" {

@@ -53,8 +53,13 @@ export function openStore(options: {
   };
 }
 
-/** Puts a record into the index as it is in memory. A small chunk's bytes are there already. */
+/**
+ * Puts a record into the index as it is in memory. A small chunk's bytes are there already. While
+ * the name of a new file may not be on the disk, the mark says that nothing is lost without it.
+ */
 export function persist(store: Store, chunk: Chunk, record: LiveRecord): Written {
   const small = record.bytes === undefined ? "none" : "as is";
-  return store.index.put(chunk.handle, encodeRecord(chunk.handle, record), small);
+  const unnamed = record.dirty && !record.bytes && chunk.nameUnsynced;
+  const stored = unnamed ? { ...record, length: 0 } : record;
+  return store.index.put(chunk.handle, encodeRecord(chunk.handle, stored), small);
 }

@@ -18,7 +18,7 @@ import { ChunkSets } from "./sets.ts";
 type GrantPlan =
   | { kind: "granted"; grant: Grant }
   | { kind: "wait" }
-  | { kind: "copy" | "settle"; handle: ChunkHandle };
+  | { kind: "copy" | "settle" | "widen"; handle: ChunkHandle };
 
 /** Chunks of files: where they are, and who may write them. */
 export class Chunks {
@@ -38,8 +38,10 @@ export class Chunks {
     log: Log;
     chunkBytes: number;
     random: () => number;
+    minReplicas?: number | undefined;
   }) {
     this.sets = new ChunkSets(options);
+    this.sets.minReplicas = options.minReplicas ?? 1;
     this.#committer = options.committer;
     this.#fleet = options.fleet;
     this.#chunkBytes = options.chunkBytes;
@@ -109,8 +111,10 @@ export class Chunks {
   /** A new chunk as part of an operation that creates the file. */
   planFirst(txn: Txn, ino: Ino): Grant | undefined {
     if (this.#gate) return undefined;
-    const servers = this.#place(must(txn.findInode(ino), "inode").replicas);
-    return servers.length === 0 ? undefined : this.#add(txn, ino, 0, servers);
+    const goal = must(txn.findInode(ino), "inode").replicas;
+    const servers = this.#place(goal);
+    if (servers.length < this.sets.least(goal)) return undefined;
+    return this.#add(txn, ino, 0, servers);
   }
 
   #add(txn: Txn, ino: Ino, index: number, servers: readonly ServerId[]): Grant {
@@ -166,6 +170,9 @@ export class Chunks {
           this.onAwaited(plan.handle);
           await this.sets.locked(plan.handle, () => this.sets.settle(plan.handle));
           break;
+        case "widen":
+          await this.#widen(plan.handle);
+          break;
       }
     }
   }
@@ -175,8 +182,9 @@ export class Chunks {
     if (this.#gate) return { kind: "wait" };
     const ref = txn.findChunkRef(ino, index);
     if (!ref) {
-      const servers = this.#place(txn.inode(ino).replicas);
-      if (servers.length === 0) throw this.#noServers();
+      const goal = txn.inode(ino).replicas;
+      const servers = this.#place(goal);
+      if (servers.length < this.sets.least(goal)) throw this.#noServers(goal);
       return { kind: "granted", grant: this.#add(txn, ino, index, servers) };
     }
     const { handle } = ref;
@@ -184,14 +192,36 @@ export class Chunks {
     if (!txn.isExclusive(ino, ref)) return { kind: "copy", handle };
     const ready = this.sets.isWhole(handle, chunk) && chunk.cutTo === undefined;
     if (!ready || this.sets.busy(handle)) return { kind: "settle", handle };
+    const enough = chunk.servers.length >= this.sets.least(chunk.goal);
+    if (!enough && !chunk.written) return { kind: "widen", handle };
+    this.sets.checkEnough(chunk, chunk.servers);
     return { kind: "granted", grant: this.#grantOf(txn, index, handle) };
   }
 
-  #noServers(): StatusError {
-    const full = this.#fleet.up().length > 0;
-    return full
-      ? new StatusError("no-space", "no chunk server has room for another chunk")
-      : new StatusError("unavailable", "no chunk server is up");
+  /** One more server for a chunk that has too few to be written to. */
+  async #widen(handle: ChunkHandle): Promise<void> {
+    const chunk = this.sets.find(handle);
+    if (!chunk) return;
+    const present = chunk.servers.flatMap((id) => this.#fleet.get(id) ?? []);
+    const candidates = this.#fleet
+      .candidates(this.#chunkBytes)
+      .filter(({ id }) => !chunk.servers.includes(id) && !this.#fleet.isDeleting(id, handle));
+    const [target] = place(candidates, 1, {
+      present: present.map((server) => this.#fleet.candidate(server)),
+      random: this.#random,
+    });
+    if (target === undefined) throw this.#noServers(chunk.goal);
+    await this.sets.widen(handle, target);
+  }
+
+  #noServers(goal: number): StatusError {
+    const up = this.#fleet.up().length;
+    const least = this.sets.least(goal);
+    if (up >= least) {
+      return new StatusError("no-space", "no chunk server has room for another chunk");
+    }
+    const wanted = up === 0 ? "no chunk server is up" : `${up} of ${least} chunk servers are up`;
+    return new StatusError("unavailable", wanted);
   }
 
   async #copyForWriting(ino: Ino, index: number, source: ChunkHandle): Promise<void> {

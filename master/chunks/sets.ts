@@ -53,6 +53,8 @@ export class ChunkSets {
   readonly stale = new StaleReplicas();
   /** Called when a chunk's set has become smaller. */
   onShrunk: (handle: ChunkHandle) => void = () => undefined;
+  /** A chunk is not written to with fewer servers, if it shall have as many. At least 1. */
+  minReplicas = 1;
   readonly #committer: Committer;
   readonly #fleet: Fleet;
   readonly #log: Log;
@@ -222,7 +224,22 @@ export class ChunkSets {
     }
     const up = chunk.servers.filter((id) => this.#fleet.isUp(id));
     const present = this.present(handle);
-    await this.raise(handle, chunk.written ? up.filter((id) => present.includes(id)) : up);
+    const staying = chunk.written ? up.filter((id) => present.includes(id)) : up;
+    if (chunk.written) this.checkEnough(chunk, staying);
+    await this.raise(handle, staying);
+  }
+
+  /** With fewer servers than this a chunk of that goal is not written to. */
+  least(goal: number): number {
+    return Math.min(this.minReplicas, goal);
+  }
+
+  /** Throws `unavailable` if too few servers are there for writers to go on with (minReplicas). */
+  checkEnough(chunk: Pick<Chunk, "goal">, servers: readonly ServerId[]): void {
+    const least = this.least(chunk.goal);
+    if (servers.length >= least) return;
+    const there = `${servers.length} of at least ${least} replicas`;
+    throw new StatusError("unavailable", `writers wait: ${there} are there`);
   }
 
   /**
@@ -346,6 +363,27 @@ export class ChunkSets {
   }
 
   /**
+   * Gives a chunk without committed data one more server. Repair does not look at those, but its
+   * writers wait if too few servers have taken part so far (minReplicas).
+   */
+  async widen(handle: ChunkHandle, target: ServerId): Promise<void> {
+    await this.locked(handle, async () => {
+      const before = this.find(handle);
+      if (!before || before.written || before.servers.includes(target)) return;
+      await this.raise(handle, before.servers);
+      try {
+        await this.#copyInto(handle, target);
+      } catch (error) {
+        // A raise leaves servers that have the chunk, or else those that do not: then none has it,
+        // and the next write creates it on all.
+        if (statusOf(error) !== "no-chunk") throw error;
+        const { version } = this.#expect(handle);
+        await this.#addToSet(handle, version, target);
+      }
+    });
+  }
+
+  /**
    * Takes a server out of a set that can do without it, and has its replica deleted. `unavailable`
    * unless all others of the set are there and up to date: a raise without them would drop them
    * too.
@@ -380,6 +418,10 @@ export class ChunkSets {
   /** Copies a chunk whose writers are held off, and takes the new replica into the set. */
   async #copyInto(handle: ChunkHandle, target: ServerId, from?: ServerId): Promise<void> {
     const version = await this.#orderCopy(handle, target, { draft: false, from });
+    await this.#addToSet(handle, version, target);
+  }
+
+  async #addToSet(handle: ChunkHandle, version: ChunkVersion, target: ServerId): Promise<void> {
     await this.#committer.run((txn) => {
       const chunk = txn.findChunk(handle);
       if (chunk?.version !== version || chunk.servers.includes(target)) return;

@@ -177,6 +177,11 @@ export class Fleet {
     return this.all().some((server) => this.isAwaited(server.id));
   }
 
+  /** It is still to delete an old replica, and could delete a new one with the same order. */
+  isDeleting(id: ServerId, handle: ChunkHandle): boolean {
+    return this.#servers.get(id)?.removals.has(handle) === true;
+  }
+
   replica(id: ServerId): Replica | undefined {
     const server = this.#servers.get(id);
     return server && { server: id, address: server.address, rack: server.rack };

@@ -1,6 +1,6 @@
 import { type Connection, Handlers, type RequestContext } from "../../protocol/connection.ts";
 import type { Role } from "../../protocol/dial.ts";
-import type { Epoch, Ino } from "../../protocol/id.ts";
+import type { ChunkHandle, Epoch, Ino } from "../../protocol/id.ts";
 import { sessionLeaseMs } from "../../protocol/limits.ts";
 import type { Sequence } from "../../protocol/method.ts";
 import * as admin from "../../protocol/methods/admin.ts";
@@ -16,6 +16,7 @@ import { commitWrite } from "../namespace/ops/contents.ts";
 import { makeDirectory, makeNode, makeSymlink } from "../namespace/ops/create.ts";
 import { makeLink, removeDirectory, unlink } from "../namespace/ops/link.ts";
 import { findRun } from "../namespace/ops/ranges.ts";
+import { countReplicas, setReplicas } from "../namespace/ops/replicas.ts";
 import { rename } from "../namespace/ops/rename.ts";
 import { dropSnapshot, renameSnapshot } from "../namespace/ops/snapshot.ts";
 import { removeXattr, setXattr } from "../namespace/ops/xattrs.ts";
@@ -34,6 +35,7 @@ export function handlersFor(master: Master, role: Role): Handlers {
       serveReads(handlers, master);
       serveNamespace(handlers, master);
       serveAttributes(handlers, master);
+      serveReplicas(handlers, master);
       serveFiles(handlers, master);
       serveLocks(handlers, master);
       serveSnapshots(handlers, master);
@@ -258,6 +260,26 @@ function serveAttributes(handlers: Handlers, master: Master): void {
       });
       return {};
     });
+}
+
+/** How many replicas are wanted. */
+function serveReplicas(handlers: Handlers, master: Master): void {
+  const { committer, chunks, fleetService } = master;
+  const live = (handle: ChunkHandle): number =>
+    chunks.sets.present(handle).filter((id) => master.fleet.isUp(id)).length;
+  handlers
+    .serve(namespace.setReplicas, (params, { connection }) =>
+      mutateFor(
+        master,
+        connection,
+        params,
+      )((txn) => {
+        const step = setReplicas(txn, params);
+        if (step.chunks > 0) txn.afterCommit(() => fleetService.onChange());
+        return step;
+      }),
+    )
+    .serve(namespace.getReplicas, ({ items }) => countReplicas(committer.store, items, live));
 }
 
 function serveFiles(handlers: Handlers, master: Master): void {

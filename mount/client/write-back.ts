@@ -129,6 +129,9 @@ export class WriteBack {
     // Between having the tail and choosing the place nothing is awaited: it may be called back.
     let tail = tails.get(ino);
     while (!tail) {
+      // What lies beyond the end is cut off for a new holder: what is this mount's, as it had the
+      // tail before the connection was lost, has to be committed first.
+      await this.settle(ino, waiter.signal);
       await tails.take(ino, waiter.signal);
       tail = tails.get(ino);
     }

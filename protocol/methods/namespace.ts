@@ -400,3 +400,43 @@ export const recallTail = method({
   request: { ino: InoShape, number: Count },
   reply: {},
 });
+
+/** Replicas of a chunk: what the place for servers in a chunk's record and in a grant holds. */
+export const replicasMax = 32;
+
+/** Files and directories, each from one of its chunks on. */
+const ReplicaItems = List(
+  Type.Object({ ino: InoShape, from: Count }, { additionalProperties: false }),
+  entriesPerPageMax,
+);
+/** Items that are done as a whole; the next one is to go on with its chunk `from`. */
+const step = { done: Count, from: Count };
+
+/**
+ * Sets how many replicas are wanted of files' chunks, and of what is made in directories. One step
+ * of it: as many items as one transaction may change.
+ */
+export const setReplicas = mutation({
+  code: 86,
+  name: "replicas.set",
+  request: {
+    items: ReplicaItems,
+    replicas: Type.Integer({ minimum: 1, maximum: replicasMax }),
+  },
+  reply: { ...step, inodes: Count, chunks: Count },
+});
+
+/**
+ * How many files and directories want how many replicas, and how many of their chunks have them on
+ * servers that are up. One step, as for `setReplicas`. Chunks without data do not count.
+ */
+export const getReplicas = method({
+  code: 87,
+  name: "replicas.get",
+  request: { items: ReplicaItems },
+  reply: {
+    ...step,
+    goals: List(Type.Object({ goal: Count, inodes: Count }), 256),
+    chunks: Type.Object({ total: Count, atGoal: Count, belowGoal: Count, aboveGoal: Count }),
+  },
+});

@@ -1,4 +1,5 @@
 import t from "tap";
+import { ino } from "../../protocol/id.ts";
 import { LiveCluster } from "../support/live-cluster.ts";
 import { openFlags, TestFile } from "./contents-support.ts";
 
@@ -97,6 +98,23 @@ t.test("appending goes on after a restart of the master", async (t) => {
   await Promise.all([log.flush(), other.flush()]);
   const parts = [3000, 2000, 1000, 500].map((length, i) => Buffer.alloc(length, i + 1));
   t.same(await log.contents(), Buffer.concat(parts));
+});
+
+t.test("what was sent and not committed survives a restart of the master", async (t) => {
+  const cluster = await LiveCluster.start(t, { servers: 2 });
+  const { fileSystem } = await cluster.mount();
+  const file = await TestFile.create(fileSystem, "f");
+  const onServers = (): boolean =>
+    cluster.servers.every(({ store }) => store.table.usedBytes === mib);
+  await file.write(0, Buffer.alloc(mib, 1));
+  while (!onServers()) await new Promise(setImmediate);
+  const committed = cluster.master.reader.inode(ino(file.node), undefined).size;
+  t.equal(committed, 0, "the master does not know of it");
+  await cluster.restartMaster();
+  await file.write(mib, Buffer.alloc(1000, 2));
+  await file.flush();
+  const expected = Buffer.concat([Buffer.alloc(mib, 1), Buffer.alloc(1000, 2)]);
+  t.ok((await file.contents()).equals(expected));
 });
 
 t.test("what a mount wrote past the end and never committed is not seen in a gap", async (t) => {

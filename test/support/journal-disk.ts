@@ -122,8 +122,8 @@ export class JournalDisk {
   #directory(isAlive: () => boolean): JournalDirectory {
     const step = (site: string): void => this.#step(isAlive, site);
     return {
-      list: () => [...this.files.keys()],
-      read: (_site, name) => Buffer.from(this.files.get(name)?.bytes ?? []),
+      list: (site) => (step(site), [...this.files.keys()]),
+      read: (site, name) => (step(site), Buffer.from(this.files.get(name)?.bytes ?? [])),
       create: async (site, name, head) => {
         await this.#turn();
         step(site);

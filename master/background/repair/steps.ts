@@ -53,8 +53,7 @@ export class RepairSteps {
     const present = staying.flatMap((id) => this.#fleet.get(id) ?? []);
     const stale = this.#chunks.sets.stale.of(handle);
     const candidates = this.#fleet.candidates(this.#chunkBytes).filter(({ id }) => {
-      // One that is still to delete an old replica could delete the new one with the same order.
-      const deleting = this.#fleet.get(id)?.removals.has(handle);
+      const deleting = this.#fleet.isDeleting(id, handle);
       return slots.hasRoom(id) && !facts.servers.includes(id) && !deleting;
     });
     return place(

@@ -155,9 +155,12 @@ function cutLast(
   return copy.made ? 0 : 1;
 }
 
-/** The chunk at `index` becomes the copy, which has one reference and version 1. */
+/**
+ * The chunk at `index` becomes the copy, which has one reference, version 1 and the file's goal.
+ */
 export function putCopy(txn: Txn, ino: Ino, index: number, copy: CutCopy): void {
-  const { goal, written } = txn.chunk(copy.source);
+  const { written } = txn.chunk(copy.source);
+  const goal = txn.inode(ino).replicas;
   const { servers } = copy;
   const version = chunkVersion(1);
   txn.putChunk(copy.handle, { version, refs: 1, goal, written, servers, cutTo: undefined });

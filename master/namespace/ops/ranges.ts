@@ -172,9 +172,13 @@ function shareRows(
     change -= 1;
     if (!handles.has(index)) txn.setChunkRef(ino, index, undefined);
   }
+  const { replicas } = txn.inode(ino);
   for (const [index, handle] of handles) {
     change += 1;
     txn.addReference(handle);
+    const chunk = txn.chunk(handle);
+    // What several files show has the largest of their goals.
+    if (chunk.goal < replicas) txn.putChunk(handle, { ...chunk, goal: replicas });
     txn.setChunkRef(ino, index, handle);
   }
   return change;

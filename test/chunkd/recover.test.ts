@@ -1,0 +1,25 @@
+import { rmSync } from "node:fs";
+import t from "tap";
+import { raiseVersion } from "../../chunkd/store/raise.ts";
+import { get, kib, put } from "./store-support.ts";
+import { h, openTestStore, pattern, temporaryDirectory, v } from "./support.ts";
+
+/** What a loss of power leaves of a chunk server, as it finds it. */
+
+t.test(
+  "a new file's name that is lost with the power leaves an empty chunk in doubt",
+  async (t) => {
+    const root = temporaryDirectory(t);
+    const first = await openTestStore(root);
+    await put(first.store, h(1), pattern(300 * kib, 1));
+    await raiseVersion(first.store, { handle: h(1), version: v(1), newVersion: v(2) });
+    const file = first.store.files.path(h(1));
+    await first.close();
+    rmSync(file); // The record was flushed with the new version, the directory never.
+    const { store, recovered, close } = await openTestStore(root, { registered: true });
+    t.teardown(close);
+    t.same(store.faults.bad(), [], "nothing was lost that anybody had synced");
+    t.same([...recovered], [1], "the master is told to compare it");
+    t.equal((await get(store, h(1), { version: 2 })).length, 0);
+  },
+);
