@@ -16,6 +16,7 @@ import { cleanEveryMs, failedWritesToldMax, stopWaitMs } from "./limits.ts";
 import { clientHandlers } from "./service/clients.ts";
 import { orderHandlers } from "./service/orders.ts";
 import { Requests } from "./service/requests.ts";
+import type { OpenIndex } from "./store/chunk-index.ts";
 import { DataDirectory } from "./store/directory.ts";
 import { inventoryPages } from "./store/inventory.ts";
 import { recover } from "./store/recover.ts";
@@ -47,6 +48,7 @@ export interface ServerOptions {
   random: () => number;
   connect: Connect;
   listenWith?: Listen;
+  openIndex?: OpenIndex;
 }
 
 /** A chunk server, assembled from parts that a test or a simulator may make itself. */
@@ -95,7 +97,8 @@ export class ChunkServer {
     const { disk, clock, log, root } = options;
     const directory = await DataDirectory.open(disk, root);
     try {
-      const store = openStore({ root, disk, clock, log, reserveBytes: options.reserveBytes });
+      const { reserveBytes, openIndex } = options;
+      const store = openStore({ root, disk, clock, log, reserveBytes, openIndex });
       const recovered = await recover(store, { registered: directory.identity !== undefined });
       await store.space.refresh();
       const cleaner = new Cleaner({ store, recovered });

@@ -1,184 +1,51 @@
-import { type Database, open, type RootDatabase } from "lmdb";
-import { commitFailure, handleLostRejections, lmdbFileFault } from "../../common/os/lmdb-file.ts";
-import { UserError } from "../../common/program.ts";
 import type { ChunkHandle } from "../../protocol/id.ts";
-import { StatusError } from "../../protocol/status.ts";
-import { decodeKey, encodeKey } from "./record.ts";
 
 /**
- * The one place that knows `lmdb`. Three tables: `chunk` (handle → record), `small` (handle → the
- * bytes of a small chunk, apart so that a walk over all records does not read them) and `meta`
- * (numbers by name, and `removal:` + handle for chunks whose files are being deleted).
+ * What a chunk server knows of its chunks, apart from the bytes in their files. Three tables:
+ * `chunk` (handle → record), `small` (handle → the bytes of a small chunk, apart so that a walk
+ * over all records does not read them), `meta` (numbers by name, and which chunks' files are being
+ * deleted). `lmdb-index.ts` has it on disk; a simulator, one that forgets as a disk would.
  *
- * Reads are synchronous and take microseconds. Writes of one turn of the event loop make one
- * transaction, written by another thread. A buffer that was given to a write must not be changed.
+ * Reads are synchronous, take microseconds, and see what is committed. Writes of one turn of the
+ * event loop make one transaction; a loss of power takes transactions from the end, never from the
+ * middle. A buffer that was given to a write must not be changed.
  */
+export interface ChunkIndex {
+  get(handle: ChunkHandle): Buffer | undefined;
+  getSmall(handle: ChunkHandle): Buffer | undefined;
+  has(handle: ChunkHandle): boolean;
+  /** `small`: the chunk's bytes, or "none" to delete them, or "as is". */
+  put(handle: ChunkHandle, record: Buffer, small: Buffer | "none" | "as is"): Written;
+  /** `file`: the chunk has one, which is deleted afterwards; `removalEnded` then says so. */
+  remove(handle: ChunkHandle, options?: { file: boolean }): Written;
+  /** True between `remove` and `removalEnded`, across restarts. */
+  isBeingRemoved(handle: ChunkHandle): boolean;
+  removalEnded(handle: ChunkHandle): void;
+  /** The chunks for which `isBeingRemoved`. */
+  removals(): ChunkHandle[];
+  /** Up to `count` records of handles above `after` (0: from the start), in order of handles. */
+  scan(after: number, count: number): { handle: ChunkHandle; record: Buffer }[];
+  /** A number that belongs to the whole directory, 0 if it was never put. */
+  getNumber(name: string): number;
+  putNumber(name: string, number: number): Written;
+  /**
+   * Resolves when everything that was committed so far is on the disk. What failed to be committed
+   * was told to those who wrote it.
+   */
+  flushed(): Promise<void>;
+  /** Waits for what was written. Idempotent. */
+  close(): Promise<void>;
+}
+
+/** Opens the index at `path`. Throws a `UserError` if what is there is no index, or not whole. */
+export type OpenIndex = (path: string) => ChunkIndex;
 
 /**
  * A write's two promises. Neither needs to be waited for; a failure of both is the same failure.
  */
 export interface Written {
-  /** Survives the end of this process. */
+  /** Survives the end of this process. Rejects with `no-space` or `io-error`. */
   readonly committed: Promise<void>;
   /** Survives the end of power. */
   flushed(): Promise<void>;
-}
-
-type Table = Database<Buffer, Buffer>;
-type Flushable = Promise<boolean> & { flushed?: Promise<unknown> };
-
-export class ChunkIndex {
-  readonly #root: RootDatabase<Buffer, Buffer>;
-  readonly #chunks: Table;
-  readonly #small: Table;
-  readonly #meta: Table;
-  #lastWrite: Flushable | undefined;
-  /** Resolves when no commit under way is left to fail or to get to the disk. */
-  #settled: Promise<unknown> = Promise.resolve();
-  #closing: Promise<void> | undefined;
-
-  /** Throws a `UserError` if what is at `path` is no index, or not a whole one. */
-  constructor(path: string) {
-    const fault = lmdbFileFault(`${path}/data.mdb`);
-    if (fault) {
-      throw new UserError(
-        `${path}/data.mdb is damaged: ${fault}: start with an empty directory instead, and the ` +
-          "cluster copies again what this server had",
-      );
-    }
-    const binary = { encoding: "binary", keyEncoding: "binary" } as const;
-    this.#root = open<Buffer, Buffer>({ path, ...binary, noSubdir: false, separateFlushed: true });
-    handleLostRejections(this.#root);
-    this.#chunks = this.#root.openDB({ name: "chunk", ...binary });
-    this.#small = this.#root.openDB({ name: "small", ...binary });
-    this.#meta = this.#root.openDB({ name: "meta", ...binary });
-  }
-
-  get(handle: ChunkHandle): Buffer | undefined {
-    return this.#chunks.getBinary(encodeKey(handle));
-  }
-
-  getSmall(handle: ChunkHandle): Buffer | undefined {
-    return this.#small.getBinary(encodeKey(handle));
-  }
-
-  has(handle: ChunkHandle): boolean {
-    return this.#chunks.doesExist(encodeKey(handle));
-  }
-
-  /** `small`: the chunk's bytes, or "none" to delete them, or "as is". */
-  put(handle: ChunkHandle, record: Buffer, small: Buffer | "none" | "as is"): Written {
-    const key = encodeKey(handle);
-    if (small === "none") void this.#written(this.#small.remove(key)).committed.catch(ignored);
-    else if (small !== "as is") {
-      void this.#written(this.#small.put(key, small)).committed.catch(ignored);
-    }
-    return this.#written(this.#chunks.put(key, record));
-  }
-
-  /** `file`: the chunk has one, which is deleted afterwards; `removalEnded` then says so. */
-  remove(handle: ChunkHandle, { file } = { file: false }): Written {
-    const key = encodeKey(handle);
-    if (file) {
-      void this.#written(this.#meta.put(removalKey(key), none)).committed.catch(ignored);
-    }
-    void this.#written(this.#small.remove(key)).committed.catch(ignored);
-    return this.#written(this.#chunks.remove(key));
-  }
-
-  /** True between `remove` and `removalEnded`, across restarts. */
-  isBeingRemoved(handle: ChunkHandle): boolean {
-    return this.#meta.doesExist(removalKey(encodeKey(handle)));
-  }
-
-  removalEnded(handle: ChunkHandle): void {
-    const written = this.#written(this.#meta.remove(removalKey(encodeKey(handle))));
-    void written.committed.catch(ignored);
-  }
-
-  /** The chunks for which `isBeingRemoved`. */
-  removals(): ChunkHandle[] {
-    const start = removalKey(Buffer.alloc(8));
-    const end = removalKey(Buffer.alloc(9, 0xff));
-    return [...this.#meta.getKeys({ start, end })].map((key) =>
-      decodeKey(key.subarray(removalPrefix.length)),
-    );
-  }
-
-  /** Up to `count` records of handles above `after` (0: from the start), in order of handles. */
-  scan(after: number, count: number): { handle: ChunkHandle; record: Buffer }[] {
-    const start = Buffer.allocUnsafe(8);
-    start.writeBigUInt64BE(BigInt(after + 1));
-    const found: { handle: ChunkHandle; record: Buffer }[] = [];
-    for (const { key, value } of this.#chunks.getRange({ start, limit: count })) {
-      found.push({ handle: decodeKey(key), record: Buffer.from(value) });
-    }
-    return found;
-  }
-
-  /** A number that belongs to the whole directory, 0 if it was never put. */
-  getNumber(name: string): number {
-    const value = this.#meta.getBinary(Buffer.from(name));
-    return value && value.length === 8 ? Number(value.readBigUInt64LE()) : 0;
-  }
-
-  putNumber(name: string, number: number): Written {
-    const value = Buffer.alloc(8);
-    value.writeBigUInt64LE(BigInt(number));
-    return this.#written(this.#meta.put(Buffer.from(name), value));
-  }
-
-  /**
-   * Resolves when everything that was committed so far is on the disk. What failed to be committed
-   * was told to those who wrote it.
-   */
-  async flushed(): Promise<void> {
-    await this.#settled;
-  }
-
-  /** Waits for what was written. Idempotent. */
-  close(): Promise<void> {
-    this.#closing ??= this.#close();
-    return this.#closing;
-  }
-
-  async #close(): Promise<void> {
-    // lmdb-js waits for the flush of the last commit, which never comes if that failed. Removing
-    // what is not there needs no room, so that the last commit is one that succeeds.
-    await this.#written(this.#meta.remove(Buffer.from("closing"))).committed.catch(ignored);
-    await this.#settled;
-    await this.#root.close();
-  }
-
-  #written(promise: Flushable): Written {
-    const committed = promise.then(() => undefined, failed);
-    committed.catch(ignored); // Whoever cares waits for it; others must not end the process.
-    const flushed = async (): Promise<void> => {
-      await committed; // First: lmdb-js never settles the flush of a commit that failed.
-      await promise.flushed;
-    };
-    if (promise !== this.#lastWrite) {
-      this.#lastWrite = promise;
-      this.#settled = Promise.allSettled([this.#settled, flushed()]);
-    }
-    return { committed, flushed };
-  }
-}
-
-async function failed(error: unknown): Promise<never> {
-  const cause = await commitFailure(error);
-  const why = cause instanceof Error ? cause.message : String(cause);
-  const status = /space|MAP_FULL/i.test(why) ? "no-space" : "io-error";
-  throw new StatusError(status, `the chunk index could not be written: ${why}`, { cause });
-}
-
-const removalPrefix = Buffer.from("removal:");
-const none = Buffer.alloc(0);
-
-function removalKey(key: Buffer): Buffer {
-  return Buffer.concat([removalPrefix, key]);
-}
-
-function ignored(): void {
-  // Whoever waits for the same promise sees the failure.
 }

@@ -3,10 +3,11 @@ import type { Disk } from "../../common/disk.ts";
 import type { Log } from "../../common/log.ts";
 import { Semaphore } from "../../common/mutex.ts";
 import { syncsAtOnce } from "../limits.ts";
-import { ChunkIndex, type Written } from "./chunk-index.ts";
+import type { ChunkIndex, OpenIndex, Written } from "./chunk-index.ts";
 import { Drafts } from "./drafts.ts";
 import { Faults } from "./faults.ts";
 import { ChunkFiles } from "./files.ts";
+import { LmdbIndex } from "./lmdb-index.ts";
 import { encodeRecord } from "./record.ts";
 import { Space } from "./space.ts";
 import { type Chunk, ChunkTable, type LiveRecord } from "./table.ts";
@@ -32,9 +33,11 @@ export function openStore(options: {
   clock: Clock;
   log: Log;
   reserveBytes: number | undefined;
+  openIndex?: OpenIndex | undefined;
 }): Store {
   const { root, disk, clock, log } = options;
-  const index = new ChunkIndex(`${root}/index`);
+  const openIndex = options.openIndex ?? ((path) => new LmdbIndex(path));
+  const index = openIndex(`${root}/index`);
   const files = new ChunkFiles({ disk, root });
   return {
     disk,

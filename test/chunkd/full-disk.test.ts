@@ -1,7 +1,7 @@
 import t from "tap";
 import { silentLog } from "../../common/log.ts";
 import { systemClock } from "../../common/os/clock.ts";
-import { ChunkIndex } from "../../chunkd/store/chunk-index.ts";
+import { LmdbIndex } from "../../chunkd/store/lmdb-index.ts";
 import { Admission } from "../../chunkd/write/admission.ts";
 import { epoch } from "../../protocol/id.ts";
 import { SmallDisk } from "../support/small-disk.ts";
@@ -16,7 +16,7 @@ const record = Buffer.alloc(16);
 const bytes = Buffer.alloc(40_000, 1);
 
 /** Puts small chunks until one is refused, and returns how many were not. */
-async function putUntilFull(index: ChunkIndex, from: number): Promise<number> {
+async function putUntilFull(index: LmdbIndex, from: number): Promise<number> {
   for (let handle = from; ; handle += 1) {
     const status = await statusFrom(index.put(h(handle), record, bytes).committed);
     if (status === "no-space") return handle - from;
@@ -25,7 +25,7 @@ async function putUntilFull(index: ChunkIndex, from: number): Promise<number> {
 }
 
 t.test("an index on a full disk says no-space, keeps what it has and goes on", needs, async (t) => {
-  const index = new ChunkIndex(where("index"));
+  const index = new LmdbIndex(where("index"));
   await index.put(h(1), record, bytes).flushed();
   disk?.fill();
   const put = await putUntilFull(index, 2);
@@ -41,13 +41,13 @@ t.test("an index on a full disk says no-space, keeps what it has and goes on", n
   await putUntilFull(index, 2_000);
   await index.close();
   disk?.free();
-  const again = new ChunkIndex(where("index"));
+  const again = new LmdbIndex(where("index"));
   t.equal(again.has(h(1_000)), true);
   await again.close();
 });
 
 t.test("a fence on a full disk holds, and is stored when there is room", needs, async (t) => {
-  const index = new ChunkIndex(where("fenced"));
+  const index = new LmdbIndex(where("fenced"));
   const admission = new Admission({ index, clock: systemClock, log: silentLog });
   admission.renewLease(systemClock.nowMs(), 60_000);
   disk?.fill();
