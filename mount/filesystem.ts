@@ -4,7 +4,7 @@ import { type Clock, sleep } from "../common/clock.ts";
 import type { Log } from "../common/log.ts";
 import { Tasks } from "../common/tasks.ts";
 import { Handlers } from "../protocol/connection.ts";
-import { Pool, websocketConnect } from "../protocol/dial.ts";
+import { type Connect, Pool, websocketConnect } from "../protocol/dial.ts";
 import { release } from "../protocol/methods/namespace.ts";
 import { AccessTimes } from "./client/access-times.ts";
 import { ChunkReader } from "./client/chunk-reader.ts";
@@ -56,6 +56,8 @@ export interface ConnectOptions {
   log: Log;
   random: () => number;
   uuid: () => string;
+  /** Absent: WebSockets. */
+  connect?: Connect;
 }
 
 /**
@@ -115,7 +117,7 @@ async function atMost(clock: Clock, ms: number, work: Promise<unknown>): Promise
 function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool: Pool } {
   const { clock, log, random, showSnapshots, mountpoint } = options;
   const timeoutMs = options.soft ? options.timeoutMs : undefined;
-  const connect = websocketConnect(clock);
+  const connect = options.connect ?? websocketConnect(clock);
   const name = `${hostname()} pid ${process.pid}`;
   const cache = new MetaCache(() => master.believesForMs > 0);
   const kernel = new Kernel({ clock, log });
