@@ -36,11 +36,14 @@ export class JournalDisk {
   /** Without a `timer` from outside, timers do not fire by themselves. */
   readonly timers = new Set<() => void>();
   readonly #timer: Clock["timer"] | undefined;
+  readonly #turn: () => Promise<void>;
   readonly steps: string[] = [];
   atStep: (site: string) => void = () => undefined;
 
-  constructor(options: Partial<Pick<Clock, "timer">> = {}) {
+  /** `takesTime` is awaited where a disk takes its time; else that is a turn of the event loop. */
+  constructor(options: Partial<Pick<Clock, "timer">> & { takesTime?: () => Promise<void> } = {}) {
     this.#timer = options.timer;
+    this.#turn = options.takesTime ?? turn;
   }
 
   /** What a loss of power would take. */
@@ -122,11 +125,11 @@ export class JournalDisk {
       list: () => [...this.files.keys()],
       read: (_site, name) => Buffer.from(this.files.get(name)?.bytes ?? []),
       create: async (site, name, head) => {
-        await turn();
+        await this.#turn();
         step(site);
         this.files.set(name, { bytes: Buffer.from(head), synced: head.length });
         this.#ghosts.clear();
-        await turn();
+        await this.#turn();
         return this.#file(isAlive, name);
       },
       cut: (site, name, bytes) => {
@@ -141,7 +144,7 @@ export class JournalDisk {
         const file = this.files.get(name);
         if (file) this.#ghosts.set(name, file);
         this.files.delete(name);
-        await turn();
+        await this.#turn();
       },
     };
   }
@@ -165,7 +168,7 @@ export class JournalDisk {
       },
       sync: async (site) => {
         const { length } = file().bytes;
-        await turn();
+        await this.#turn();
         this.#step(isAlive, site);
         sync(length);
       },
@@ -188,7 +191,7 @@ export class JournalDisk {
         return mark();
       },
       apply: async (site, changes) => {
-        await turn();
+        await this.#turn();
         this.#step(isAlive, site);
         this.#rows.write((writer) => {
           for (const { table, key, value } of changes) {
@@ -196,13 +199,13 @@ export class JournalDisk {
             else writer.remove(table, key);
           }
         });
-        await turn();
+        await this.#turn();
       },
       mark: async (site, bytes) => {
-        await turn();
+        await this.#turn();
         this.#step(isAlive, site);
         this.#mark = bytes;
-        await turn();
+        await this.#turn();
       },
       close: () => Promise.resolve(),
     };

@@ -1,0 +1,191 @@
+import type { Caller, FileSystem, Node, OpenFile } from "../../mount/fuse/filesystem.ts";
+import { chunkBytes } from "./cluster.ts";
+import { Contents } from "./contents.ts";
+import type { ModelFile } from "./model.ts";
+import type { Random } from "./random.ts";
+import type { Mount, Workload } from "./workload.ts";
+
+export const caller: Caller = { uid: 0, gid: 0, pid: 1 };
+/** Of open(2). */
+export const flags = { readOnly: 0, readWrite: 2, truncate: 0o1000 } as const;
+/** No write begins further on. */
+const fileBytesMax = 1.5 * chunkBytes;
+
+/** All of a file, opened anew. */
+export async function readAll(
+  fs: FileSystem,
+  node: Node,
+): Promise<{ size: number; bytes: Buffer }> {
+  const { file } = await fs.open(node, flags.readOnly, caller);
+  try {
+    const { size } = await fs.getattr(node, file, caller);
+    const bytes = Buffer.concat(await fs.read(file, 0, size, caller));
+    return { size, bytes };
+  } finally {
+    await fs.release(file);
+  }
+}
+
+/** A file opened for writing, from open to close. */
+export class Session {
+  readonly #workload: Workload;
+  readonly #client: Mount;
+  readonly #random: Random;
+  #file!: ModelFile;
+  #node: Node = 0;
+  #open: OpenFile = 0;
+  /** What this client sees: its own writes at once. */
+  #own = new Contents();
+
+  constructor(workload: Workload, client: Mount, random: Random) {
+    this.#workload = workload;
+    this.#client = client;
+    this.#random = random;
+  }
+
+  opened(file: ModelFile, node: Node, open: OpenFile): void {
+    this.#file = file;
+    this.#node = node;
+    this.#open = open;
+    this.#own = file.now.clone();
+  }
+
+  async open(file: ModelFile, node: Node): Promise<void> {
+    const truncate = this.#random.chance(0.15);
+    this.#own = file.now.clone();
+    this.#file = file;
+    if (truncate) this.#own.truncate(0);
+    file.mayBecome(this.#own);
+    this.#note(truncate ? "open, truncating" : "open");
+    const how = flags.readWrite | (truncate ? flags.truncate : 0);
+    const opened = await this.#ask((fs) => fs.open(node, how, caller));
+    const own = this.#own;
+    this.opened(file, node, opened.file);
+    this.#own = own;
+  }
+
+  async work(): Promise<void> {
+    const steps = this.#random.between(1, 5);
+    for (let i = 0; i < steps; i += 1) await this.#step();
+    await this.#ask((fs) => fs.flush(this.#open, undefined, caller));
+    this.#note("closed");
+    this.#file.became(this.#own, { synced: false });
+    this.#workload.world.count("operation: close");
+    await this.#ask((fs) => fs.release(this.#open));
+  }
+
+  async #step(): Promise<void> {
+    const dice = this.#random.below(100);
+    if (dice < 45) await this.#write();
+    else if (dice < 55) await this.#append();
+    else if (dice < 65) await this.#truncate();
+    else if (dice < 78) await this.#read();
+    else if (dice < 90) await this.#fsync();
+    else if (dice < 97) await this.#copy();
+    else await this.#workload.world.pause(this.#random.about(2_000));
+  }
+
+  #ask<T>(work: (fs: FileSystem) => Promise<T>): Promise<T> {
+    return this.#workload.ask(this.#client, work);
+  }
+
+  #note(what: string): void {
+    this.#workload.world.note(`${this.#client.name} file ${this.#file.id} ${what}`);
+  }
+
+  #length(): number {
+    return this.#random.chance(0.7)
+      ? this.#random.between(1, 20_000)
+      : this.#random.between(1, 200_000);
+  }
+
+  async #write(): Promise<void> {
+    const length = this.#length();
+    const end = this.#own.sizeMax + (this.#random.chance(0.2) ? 150_000 : 1);
+    // Now and then where two chunks meet.
+    const offset = this.#random.chance(0.08)
+      ? chunkBytes - this.#random.below(length + 10_000)
+      : this.#random.below(Math.min(end, fileBytesMax));
+    await this.#put(offset, length, false);
+  }
+
+  async #append(): Promise<void> {
+    const { sizeMin, sizeMax } = this.#own;
+    if (sizeMin !== sizeMax || sizeMax > fileBytesMax) return;
+    await this.#put(sizeMax, this.#length(), true);
+  }
+
+  async #put(offset: number, length: number, append: boolean): Promise<void> {
+    const { model, world } = this.#workload;
+    const source = model.sources.fresh();
+    const data = model.sources.bytes(source, offset, length);
+    this.#own.write(source, offset, length);
+    this.#file.mayBecome(this.#own);
+    this.#note(`${append ? "append" : "write"} ${source}: ${offset}+${length}`);
+    await this.#ask((fs) =>
+      fs.write(this.#open, { offset, data, append, killSuidGid: false }, caller),
+    );
+    world.count("operation: write");
+  }
+
+  async #truncate(): Promise<void> {
+    const size = this.#random.below(Math.max(1, this.#own.sizeMax * 1.2));
+    const bytes = Math.floor(size);
+    this.#own.truncate(bytes);
+    this.#file.mayBecome(this.#own);
+    this.#note(`truncate ${bytes}`);
+    await this.#ask((fs) => fs.setattr(this.#node, { size: bytes }, this.#open, caller));
+    this.#workload.world.count("operation: truncate");
+  }
+
+  async #read(): Promise<void> {
+    const offset = this.#random.below(this.#own.sizeMax + 1);
+    const length = this.#length();
+    const contents = this.#own.clone();
+    const found = await this.#ask(async (fs) => {
+      const { size } = await fs.getattr(this.#node, this.#open, caller);
+      return { size, bytes: Buffer.concat(await fs.read(this.#open, offset, length, caller)) };
+    });
+    this.#workload.compare(this.#client, { file: this.#file, contents, offset, ...found });
+    const short = Math.min(length, contents.sizeMin - offset);
+    if (found.bytes.length >= short) return;
+    this.#workload.wrong(this.#client, `had a short read at ${offset} of file ${this.#file.id}`);
+  }
+
+  async #fsync(): Promise<void> {
+    await this.#ask((fs) => fs.fsync(this.#open, false, caller));
+    this.#note("synced");
+    this.#file.became(this.#own, { synced: true });
+    this.#workload.world.count("operation: fsync");
+  }
+
+  async #copy(): Promise<void> {
+    const source = await this.#workload.copySource(this.#client);
+    if (!source) return;
+    await this.#workload.held(() => this.#copyFrom(source.file, source.node), source.free);
+  }
+
+  async #copyFrom(source: ModelFile, node: Node): Promise<void> {
+    const { sizeMin, sizeMax } = source.now;
+    if (sizeMin !== sizeMax || sizeMax === 0) return;
+    const from = this.#random.chance(0.5) ? 0 : this.#random.below(sizeMax);
+    const to = from % chunkBytes; // Alike in their chunks, so that whole ones can be shared.
+    const length = sizeMax - from;
+    const { sources } = this.#workload.model;
+    const after = this.#own.clone();
+    after.copyRange(source.now, { from, to, length }, sources);
+    this.#file.mayBecome(after);
+    this.#note(`copy from file ${source.id}: ${from}+${length} to ${to}`);
+    const copied = await this.#ask(async (fs) => {
+      const { file: open } = await fs.open(node, flags.readOnly, caller);
+      try {
+        const at = { file: open, offset: from };
+        return await fs.copyFileRange(at, { file: this.#open, offset: to }, length, caller);
+      } finally {
+        await fs.release(open);
+      }
+    });
+    this.#own.copyRange(source.now, { from, to, length: copied }, sources);
+    this.#workload.world.count("operation: copy");
+  }
+}
