@@ -1,5 +1,6 @@
 import { decodeRecord } from "../../chunkd/store/record.ts";
 import { chunkFileName } from "../../chunkd/store/files.ts";
+import { draftsMax } from "../../chunkd/limits.ts";
 import { crcsByBlock } from "../../common/crc32c.ts";
 import type { Master } from "../../master/master.ts";
 import { chunkHandle, type ChunkHandle } from "../../protocol/id.ts";
@@ -94,7 +95,9 @@ function checkLeaks(
     const known = index.committed.chunks.has(handle) || index.committed.removals.has(handle);
     if (!known) world.violate(`${where} has ${path} and no record`);
   }
-  for (const path of disk.paths(`${root}/staging/`)) world.violate(`${where} has left ${path}`);
+  // Copies that were broken off, kept for another try until the next start.
+  const staged = disk.paths(`${root}/staging/`).length;
+  if (staged > draftsMax) world.violate(`${where} has left ${staged} files in staging/`);
 }
 
 /** Replicas are equal, byte for byte, whenever nobody writes; and their CRCs are right. */
