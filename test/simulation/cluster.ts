@@ -1,10 +1,13 @@
 import { must } from "../../common/assert.ts";
 import { formatAddress } from "../../common/address.ts";
+import { errnoName } from "../../common/disk.ts";
+import { UserError } from "../../common/program.ts";
 import { ChunkServer } from "../../chunkd/server.ts";
 import { Master } from "../../master/master.ts";
 import type { SyncMode } from "../../master/namespace/committer.ts";
 import { connectFileSystem } from "../../mount/filesystem.ts";
 import type { FileSystem } from "../../mount/fuse/filesystem.ts";
+import { statusOf } from "../../protocol/status.ts";
 import { JournalDisk } from "../support/journal-disk.ts";
 import { SimDisk } from "./disk.ts";
 import { IndexDisk } from "./memory-index.ts";
@@ -136,29 +139,41 @@ export class SimServer {
     return this.program?.directory.identity?.server;
   }
 
+  /** On a disk that fails it may not start: then somebody starts it again. */
   start(): void {
     this.node.begin(async (life) => {
-      const { world, network } = this.#cluster;
-      world.note(`${life.name} starts`);
-      const server = await ChunkServer.start({
-        root: this.root,
-        master: masterAddress,
-        listen: { host: this.node.name, port: serverPort },
-        rack: "",
-        name: this.node.name,
-        reserveBytes: 0,
-        disk: this.disk.openFor(life),
-        clock: life.clock,
-        log: life.log,
-        random: life.random.next,
-        connect: network.connectFor(life),
-        listenWith: network.listenFor(life),
-        openIndex: () => this.index.open(life),
-      });
-      this.program = server;
-      server.failed.catch((error: unknown) => {
-        if (!life.ended) world.failed(`${life.name} ended by itself`, error);
-      });
+      try {
+        await this.#start(life);
+      } catch (error) {
+        const isFault = error instanceof UserError || errnoName(error) !== undefined;
+        if (!isFault && statusOf(error) === "internal") throw error;
+        this.#cluster.world.note(`${life.name} does not start: ${String(error)}`);
+        this.node.world.after(1_000, life, () => this.start());
+      }
+    });
+  }
+
+  async #start(life: Life): Promise<void> {
+    const { world, network } = this.#cluster;
+    world.note(`${life.name} starts`);
+    const server = await ChunkServer.start({
+      root: this.root,
+      master: masterAddress,
+      listen: { host: this.node.name, port: serverPort },
+      rack: "",
+      name: this.node.name,
+      reserveBytes: 0,
+      disk: this.disk.openFor(life),
+      clock: life.clock,
+      log: life.log,
+      random: life.random.next,
+      connect: network.connectFor(life),
+      listenWith: network.listenFor(life),
+      openIndex: () => this.index.open(life),
+    });
+    this.program = server;
+    server.failed.catch((error: unknown) => {
+      if (!life.ended) world.failed(`${life.name} ended by itself`, error);
     });
   }
 

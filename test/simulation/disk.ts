@@ -1,4 +1,11 @@
-import type { DirectoryLock, Disk, DiskSpace, OpenFile, OpenMode } from "../../common/disk.ts";
+import {
+  type DirectoryLock,
+  type Disk,
+  type DiskSpace,
+  errnoName,
+  type OpenFile,
+  type OpenMode,
+} from "../../common/disk.ts";
 import type { Random } from "./random.ts";
 import type { Life } from "./world.ts";
 
@@ -44,7 +51,7 @@ class StoredFile {
     const written = random.next();
     for (let at = 0; at < length; at += sectorBytes) {
       const from = random.chance(written) && at < bytes.length ? bytes : durable;
-      from.copy(left, at, at, Math.min(at + sectorBytes, length));
+      from.subarray(at, Math.min(at + sectorBytes, length)).copy(left, at);
     }
     this.bytes = left;
     this.durable = Buffer.from(left);
@@ -66,7 +73,7 @@ export class SimDisk {
   /** Mean time of a step. */
   stepMs = 0.05;
   fail: FailStep = () => undefined;
-  /** Called when a step has been carried out, before anybody is told: true ends the process. */
+  /** Called when a step has been carried out, before anybody is told: the process may end here. */
   atStep: (site: string) => void = () => undefined;
   readonly #random: Random;
   #names = new Map<string, StoredFile>();
@@ -74,7 +81,7 @@ export class SimDisk {
   #changes: NameChange[] = [];
   readonly #directories = new Set<string>();
   /** Steps that are under way: they may be carried out although the process has ended. */
-  readonly #pending = new Set<() => void>();
+  readonly #pending = new Set<() => unknown>();
   #locked: Life | undefined;
 
   constructor(random: Random) {
@@ -87,8 +94,15 @@ export class SimDisk {
 
   /** The process has ended, or the machine has no power any more. */
   end(how: "kill" | "power"): void {
-    for (const step of this.#pending) if (this.#random.chance(0.5)) step();
+    const pending = [...this.#pending];
     this.#pending.clear();
+    for (const step of pending) {
+      try {
+        if (this.#random.chance(0.5)) step();
+      } catch (error) {
+        if (errnoName(error) === undefined) throw error; // Else it would have failed.
+      }
+    }
     this.#locked = undefined;
     if (how === "kill") return;
     this.#makeDurable(this.#random.between(0, this.#changes.length));
@@ -120,24 +134,25 @@ export class SimDisk {
 
   // Steps
 
-  /** Carries out `work` a moment later, as one step, unless it fails or the process ends. */
-  step<T>(life: Life, site: string, work: () => T, isWrite = true): Promise<T> {
+  /**
+   * Carries out `work` a moment later, as one step, unless it fails or the process ends: then it
+   * may be carried out all the same, or as far as `inPart` says.
+   */
+  step<T>(
+    life: Life,
+    site: string,
+    work: () => T,
+    { isWrite = true, inPart }: { isWrite?: boolean; inPart?: () => void } = {},
+  ): Promise<T> {
     return new Promise((resolve, reject) => {
-      let done = false;
-      const apply = (): T => {
-        done = true;
-        return work();
-      };
-      const late = (): void => {
-        if (!done && isWrite) apply();
-      };
+      const late = inPart && this.#random.chance(0.5) ? inPart : work;
       if (isWrite) this.#pending.add(late);
       life.after(this.#random.about(this.stepMs), () => {
         this.#pending.delete(late);
         const code = this.fail(site, isWrite);
         if (code) return reject(Object.assign(new Error(`${code} at ${site}`), { code }));
         try {
-          const result = apply();
+          const result = work();
           this.atStep(site);
           if (!life.ended) resolve(result);
         } catch (error) {
@@ -238,7 +253,7 @@ class LivingDisk implements Disk {
   }
 
   #read<T>(site: string, work: () => T): Promise<T> {
-    return this.#disk.step(this.#life, site, work, false);
+    return this.#disk.step(this.#life, site, work, { isWrite: false });
   }
 
   open(site: string, path: string, mode: OpenMode): Promise<OpenFile> {
@@ -318,11 +333,14 @@ class LivingFile implements OpenFile {
 
   read(site: string, into: Buffer, position: number): Promise<number> {
     const work = (): number => this.#file.bytes.subarray(position).copy(into);
-    return this.#disk.step(this.#life, site, work, false);
+    return this.#disk.step(this.#life, site, work, { isWrite: false });
   }
 
   write(site: string, bytes: Buffer, position: number): Promise<void> {
-    return this.#disk.step(this.#life, site, () => this.#file.write(bytes, position));
+    const work = (): void => this.#file.write(bytes, position);
+    const some = sectorBytes * this.#life.random.below(bytes.length / sectorBytes + 1);
+    const inPart = (): void => this.#file.write(bytes.subarray(0, some), position);
+    return this.#disk.step(this.#life, site, work, { inPart });
   }
 
   truncate(site: string, bytes: number): Promise<void> {
@@ -334,7 +352,7 @@ class LivingFile implements OpenFile {
   }
 
   size(site: string): Promise<number> {
-    return this.#disk.step(this.#life, site, () => this.#file.bytes.length, false);
+    return this.#disk.step(this.#life, site, () => this.#file.bytes.length, { isWrite: false });
   }
 
   close(): Promise<void> {

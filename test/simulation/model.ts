@@ -20,6 +20,13 @@ export class ModelFile {
   writing = false;
   /** What readers under way, and snapshots being taken, may see. */
   readonly watchers = new Set<Contents>();
+  /**
+   * Lives of clients that wrote since a loss of power would take nothing: fsync(2) is for what its
+   * own mount wrote.
+   */
+  readonly unsyncedBy = new Set<string>();
+  /** What its writers see: it does not follow from `now` while they write. */
+  readonly writers = new Set<Contents>();
 
   constructor(id: FileId) {
     this.id = id;
@@ -32,16 +39,25 @@ export class ModelFile {
     this.#tell();
   }
 
-  /** Acknowledged, by close; `synced`: by fsync. */
-  became(contents: Contents, { synced }: { synced: boolean }): void {
+  /** Acknowledged by close. */
+  became(contents: Contents): void {
     this.now = contents.clone();
-    if (synced) this.floor = contents.clone();
     this.#tell();
+  }
+
+  /** Acknowledged by fsync. */
+  synced(contents: Contents, by: string): void {
+    this.became(contents);
+    if ([...this.unsyncedBy].some((each) => each !== by)) return;
+    this.unsyncedBy.clear();
+    this.floor = contents.clone();
   }
 
   /** More replicas than a minority, or the master, have lost power. */
   losePower(): void {
     this.now = this.floor.clone();
+    this.unsyncedBy.clear();
+    for (const own of this.writers) own.mayBe(this.floor);
     this.#tell();
   }
 

@@ -93,7 +93,7 @@ async function heal(
   await world.run(() => false, { untilMs: world.nowMs + backgroundMs, eventsMax });
   await until(world, "all is whole still", () => isHealed(cluster), healMsMax);
   if (world.violation !== undefined) return;
-  checkQuiet(cluster);
+  checkQuiet(cluster, nemesis.flipped);
   let checked = false;
   workload.checkAll().then(
     () => (checked = true),

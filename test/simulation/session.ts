@@ -31,13 +31,14 @@ export class Session {
   readonly #workload: Workload;
   readonly #client: Mount;
   readonly #random: Random;
-  #file!: ModelFile;
+  #file: ModelFile;
   #node: Node = 0;
   #open: OpenFile = 0;
   /** What this client sees: its own writes at once. */
   #own = new Contents();
 
-  constructor(workload: Workload, client: Mount, random: Random) {
+  constructor(workload: Workload, client: Mount, file: ModelFile, random: Random) {
+    this.#file = file;
     this.#workload = workload;
     this.#client = client;
     this.#random = random;
@@ -48,20 +49,24 @@ export class Session {
     this.#node = node;
     this.#open = open;
     this.#own = file.now.clone();
+    file.writers.add(this.#own);
   }
 
   async open(file: ModelFile, node: Node): Promise<void> {
     const truncate = this.#random.chance(0.15);
-    this.#own = file.now.clone();
-    this.#file = file;
+    this.opened(file, node, 0);
     if (truncate) this.#own.truncate(0);
-    file.mayBecome(this.#own);
+    this.#mayBecome(this.#own);
     this.#note(truncate ? "open, truncating" : "open");
     const how = flags.readWrite | (truncate ? flags.truncate : 0);
     const opened = await this.#ask((fs) => fs.open(node, how, caller));
-    const own = this.#own;
-    this.opened(file, node, opened.file);
-    this.#own = own;
+    this.#node = node;
+    this.#open = opened.file;
+  }
+
+  /** Whatever became of it, nobody sees the file through it any more. */
+  end(): void {
+    this.#file.writers.delete(this.#own);
   }
 
   async work(): Promise<void> {
@@ -69,7 +74,7 @@ export class Session {
     for (let i = 0; i < steps; i += 1) await this.#step();
     await this.#ask((fs) => fs.flush(this.#open, undefined, caller));
     this.#note("closed");
-    this.#file.became(this.#own, { synced: false });
+    this.#file.became(this.#own);
     this.#workload.world.count("operation: close");
     await this.#ask((fs) => fs.release(this.#open));
   }
@@ -87,6 +92,11 @@ export class Session {
 
   #ask<T>(work: (fs: FileSystem) => Promise<T>): Promise<T> {
     return this.#workload.ask(this.#client, work);
+  }
+
+  #mayBecome(contents: Contents): void {
+    this.#file.unsyncedBy.add(this.#client.life.name);
+    this.#file.mayBecome(contents);
   }
 
   #note(what: string): void {
@@ -120,7 +130,7 @@ export class Session {
     const source = model.sources.fresh();
     const data = model.sources.bytes(source, offset, length);
     this.#own.write(source, offset, length);
-    this.#file.mayBecome(this.#own);
+    this.#mayBecome(this.#own);
     this.#note(`${append ? "append" : "write"} ${source}: ${offset}+${length}`);
     await this.#ask((fs) =>
       fs.write(this.#open, { offset, data, append, killSuidGid: false }, caller),
@@ -132,7 +142,7 @@ export class Session {
     const size = this.#random.below(Math.max(1, this.#own.sizeMax * 1.2));
     const bytes = Math.floor(size);
     this.#own.truncate(bytes);
-    this.#file.mayBecome(this.#own);
+    this.#mayBecome(this.#own);
     this.#note(`truncate ${bytes}`);
     await this.#ask((fs) => fs.setattr(this.#node, { size: bytes }, this.#open, caller));
     this.#workload.world.count("operation: truncate");
@@ -155,7 +165,7 @@ export class Session {
   async #fsync(): Promise<void> {
     await this.#ask((fs) => fs.fsync(this.#open, false, caller));
     this.#note("synced");
-    this.#file.became(this.#own, { synced: true });
+    this.#file.synced(this.#own, this.#client.life.name);
     this.#workload.world.count("operation: fsync");
   }
 
@@ -174,7 +184,7 @@ export class Session {
     const { sources } = this.#workload.model;
     const after = this.#own.clone();
     after.copyRange(source.now, { from, to, length }, sources);
-    this.#file.mayBecome(after);
+    this.#mayBecome(after);
     this.#note(`copy from file ${source.id}: ${from}+${length} to ${to}`);
     const copied = await this.#ask(async (fs) => {
       const { file: open } = await fs.open(node, flags.readOnly, caller);

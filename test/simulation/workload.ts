@@ -335,17 +335,21 @@ export class Workload {
         }
         const { file, node } = await this.#lookup(client, name);
         if (file?.writing || (!file && !name.changing)) return;
-        const session = new Session(this, client, this.#random);
         const target = file ?? this.model.newFile();
+        const session = new Session(this, client, target, this.#random);
         target.writing = true;
         const before = release;
         release = () => {
           before();
           target.writing = false;
         };
-        if (file) await session.open(file, node);
-        else await this.#create(client, name, target, session);
-        await session.work();
+        try {
+          if (file) await session.open(file, node);
+          else await this.#create(client, name, target, session);
+          await session.work();
+        } finally {
+          session.end();
+        }
       },
       () => release(),
     );

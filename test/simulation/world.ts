@@ -100,7 +100,8 @@ export class World {
     try {
       event.run?.();
     } catch (error) {
-      this.failed("event", error);
+      // A process that ends in the middle of a step goes no further.
+      if (!event.life?.ended) this.failed("event", error);
     }
     await drained();
     this.current = undefined;
