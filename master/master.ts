@@ -167,12 +167,10 @@ export class Master {
       await sweepHistory(this.committer, signal, damaged);
     });
     this.#tasks.every("fleet", fleetMs, async () => {
-      await this.fleetService.dropBadReplicas();
       await this.modes.advance();
     });
-    this.#tasks.every("failed-writes", fleetMs, async () => {
-      await this.fleetService.settleFailedWrites();
-    });
+    this.#tasks.every("mend", fleetMs, () => this.fleetService.bad.mend());
+    this.#tasks.every("failed-writes", fleetMs, () => this.fleetService.settleFailedWrites());
     this.repair.start(this.#tasks);
     this.#tasks.every("expire", expireMs, () => this.sessions.expire());
     this.#tasks.run("orphans", async () => {

@@ -78,12 +78,28 @@ export class Chunks {
     }
     const locations: Location[] = [];
     for (const { index, handle } of found) {
-      const location = await this.#location(index, handle);
+      const location =
+        index === range.first
+          ? await this.#location(index, handle)
+          : await this.#furtherLocation(index, handle);
       if (location) locations.push(location);
     }
     return locations;
   }
 
+  /** Of a chunk that the reader has not come to: what is wrong with it does not keep the first. */
+  async #furtherLocation(index: number, handle: ChunkHandle): Promise<Location | undefined> {
+    try {
+      return await this.#location(index, handle);
+    } catch (error) {
+      const chunk = this.sets.find(handle);
+      if (!(error instanceof StatusError) || !chunk) throw error;
+      // Without replicas, it is asked for again when it is wanted. (Left out, it would be a hole.)
+      return { index, handle, version: chunk.version, replicas: [] };
+    }
+  }
+
+  /** Throws `lost`, or `unavailable` while replicas in doubt cannot be compared. */
   async #location(index: number, handle: ChunkHandle): Promise<Location | undefined> {
     const { sets } = this;
     // A truncation comes first; and replicas in doubt, if there is nothing better.
@@ -94,7 +110,12 @@ export class Chunks {
     const chunk = sets.find(handle);
     if (!chunk) throw new StatusError("io-error", `chunk ${handle} is not recorded`);
     if (!chunk.written) return undefined;
-    return { index, handle, version: chunk.version, replicas: this.#forReading(handle) };
+    const replicas = this.#forReading(handle);
+    if (replicas.length === 0) {
+      const why = sets.nobody(handle, chunk);
+      if (why.status === "lost") throw why;
+    }
+    return { index, handle, version: chunk.version, replicas };
   }
 
   /** Replicas for a reader: servers that are up first. */

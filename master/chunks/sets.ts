@@ -31,6 +31,14 @@ const copyMs = 120_000;
  */
 type Doubt = "exclude" | "keep" | "resolved";
 
+/** Who did what of an order that went to several servers. */
+interface Ordered<Reply> {
+  done: ServerId[];
+  replies: Map<ServerId, Reply>;
+  lacking: ServerId[];
+  bad: ServerId[];
+}
+
 /**
  * The sets of servers that hold chunks, and every step that changes one.
  *
@@ -115,15 +123,17 @@ export class ChunkSets {
 
   /**
    * Sends the same order to several servers at once. `done` carried it out; `lacking` answered that
-   * they do not have the chunk; the others did not answer or refused. `replies`: of those that did.
+   * they do not have the chunk, `bad` that theirs is of no use as a whole; others did not answer
+   * or refused. `replies`: of those that did.
    */
   async #order<Request, Reply>(
     servers: readonly ServerId[],
     method: Method<Request, Reply>,
     params: Request,
-  ): Promise<{ done: ServerId[]; replies: Map<ServerId, Reply>; lacking: ServerId[] }> {
+  ): Promise<Ordered<Reply>> {
     const replies = new Map<ServerId, Reply>();
     const lacking: ServerId[] = [];
+    const bad: ServerId[] = [];
     await Promise.all(
       servers.map(async (id) => {
         const connection = this.#fleet.get(id)?.connection;
@@ -133,12 +143,28 @@ export class ChunkSets {
         } catch (error) {
           const status = statusOf(error);
           if (status === "no-chunk") lacking.push(id);
+          if (status === "corrupt") bad.push(id);
           const why = error instanceof Error ? error.message : String(error);
           this.#log.warn("chunk.order-failed", { order: method.name, server: id, status, why });
         }
       }),
     );
-    return { done: [...replies.keys()], replies, lacking };
+    return { done: [...replies.keys()], replies, lacking, bad };
+  }
+
+  /**
+   * Why no replica is at hand: `unavailable`, for which waiting helps, or `lost` if all of the set
+   * are there, and each has said, now (`without`) or when it registered, that it has none.
+   */
+  nobody(handle: ChunkHandle, chunk: Chunk, without: readonly ServerId[] = []): StatusError {
+    const present = this.present(handle);
+    const isWithout = (id: ServerId): boolean =>
+      this.#fleet.isUp(id) &&
+      this.#fleet.get(id)?.inventoried === true &&
+      (without.includes(id) || !present.includes(id));
+    const doubtful = this.unsettled.of(handle).size > 0 && without.length === 0;
+    if (doubtful || !chunk.servers.every(isWithout)) return this.silent(handle);
+    return new StatusError("lost", `chunk ${handle}: none of its servers has it: see gfs fsck`);
   }
 
   /**
@@ -168,9 +194,9 @@ export class ChunkSets {
     const newVersion = chunkVersion(chunk.version + 1);
     const cut = chunk.cutTo === undefined ? {} : { length: chunk.cutTo };
     const order = { handle, version: chunk.version, newVersion, ...cut };
-    const { done, replies, lacking } = await this.#order(servers, raiseVersion, order);
+    const { done, replies, lacking, bad } = await this.#order(servers, raiseVersion, order);
     const set = done.length > 0 || chunk.written ? done : lacking;
-    if (set.length === 0) throw this.silent(handle);
+    if (set.length === 0) throw this.nobody(handle, chunk, [...lacking, ...bad]);
     const named = done.filter((id) => replies.get(id)?.uneven);
     const uneven = new Set(doubt === "exclude" && set.length > 1 ? named : []);
     await this.#committer.run((txn) => {
@@ -225,7 +251,7 @@ export class ChunkSets {
     const up = chunk.servers.filter((id) => this.#fleet.isUp(id));
     const present = this.present(handle);
     const staying = chunk.written ? up.filter((id) => present.includes(id)) : up;
-    if (chunk.written) this.checkEnough(chunk, staying);
+    if (chunk.written && staying.length > 0) this.checkEnough(chunk, staying);
     await this.raise(handle, staying);
   }
 
@@ -466,7 +492,7 @@ export class ChunkSets {
       const cutAt = length === undefined ? {} : { length };
       const order = { handle: source, version: chunk.version, target: handle, ...cutAt };
       this.#making.add(handle);
-      const { done, lacking } = await this.#order(chunk.servers, cloneChunk, order);
+      const { done, lacking, bad } = await this.#order(chunk.servers, cloneChunk, order);
       if (done.length > 0) {
         this.locations.set(handle, done);
         return { source, handle, servers: done };
@@ -474,7 +500,7 @@ export class ChunkSets {
       this.#making.delete(handle);
       const nowhere = !chunk.written && lacking.length === chunk.servers.length;
       if (nowhere) return undefined;
-      throw new StatusError("unavailable", `no server with chunk ${source} could copy it`);
+      throw this.nobody(source, chunk, [...lacking, ...bad]);
     });
   }
 

@@ -14,25 +14,17 @@ import { StatusError } from "../../protocol/status.ts";
 import type { Clock } from "../../common/clock.ts";
 import type { Chunks } from "../chunks/chunks.ts";
 import type { Committer } from "../namespace/committer.ts";
+import { BadReplicas } from "./bad-replicas.ts";
 import type { ChunkServer, Fleet, Usage } from "./fleet.ts";
 
 type Report = RequestOf<typeof inventory>["chunks"][number];
 
 type FailedWrite = RequestOf<typeof writeFailed>;
 
-/** A chunk all of whose replicas are bad is looked at again after this long. */
-const mendEveryMs = 600_000;
-
-interface BadReplicas {
-  servers: Set<ServerId>;
-  /** Before, it is no use to try to make one good from the others. */
-  mendAtMs: number;
-}
-
 /** Chunks made even at once: each waits for its servers, of which one may be slow. */
 const settlesAtOnce = 64;
-/** Bad replicas remembered: a disk that has more is better replaced as a whole. */
-const badMax = 100_000;
+/** Failed writes that wait to be settled: what does not fit is told again. */
+const failedWritesMax = 100_000;
 
 /** What a chunk server held before it registered again and has not mentioned yet. */
 interface Reporting {
@@ -49,7 +41,7 @@ export class FleetService {
   readonly #log: Log;
   readonly #reporting = new Map<Connection, Reporting>();
   /** Replicas known to be bad that are still in their sets. */
-  readonly #bad = new Map<ChunkHandle, BadReplicas>();
+  readonly bad: BadReplicas;
   /** Told by chunk servers, and not looked at yet. */
   readonly #failedWrites = new Map<ChunkHandle, FailedWrite>();
   /** Called when repair has something to look at. */
@@ -67,6 +59,7 @@ export class FleetService {
     this.#chunks = options.chunks;
     this.#clock = options.clock;
     this.#log = options.log;
+    this.bad = new BadReplicas({ ...options, sets: options.chunks.sets });
   }
 
   async register(
@@ -213,64 +206,16 @@ export class FleetService {
     return { remove, epoch: this.#committer.fencedEpoch };
   }
 
-  /** A replica turned out to be bad: it leaves the set as soon as there is a better one. */
-  async replicaBad(
-    server: ServerId,
-    params: RequestOf<typeof replicaBad>,
-  ): Promise<ReplyOf<typeof replicaBad>> {
+  /** A replica turned out to be bad: it is mended in the background. */
+  replicaBad(server: ServerId, params: RequestOf<typeof replicaBad>): ReplyOf<typeof replicaBad> {
     this.#log.error("replica.bad", { server, ...params });
-    const { handle } = params;
-    const { servers } = this.#bad.get(handle) ?? { servers: new Set() };
-    if (this.#bad.size < badMax) {
-      this.#bad.set(handle, { servers: servers.add(server), mendAtMs: this.#clock.nowMs() });
-    }
-    await this.#dropBad(handle);
+    this.bad.note(params.handle, server);
     return {};
-  }
-
-  /** Bad replicas that were the only ones at hand when they were found are looked at again. */
-  async dropBadReplicas(): Promise<void> {
-    for (const handle of [...this.#bad.keys()]) {
-      await this.#dropBad(handle);
-      await this.#mendBad(handle);
-    }
-  }
-
-  async #dropBad(handle: ChunkHandle): Promise<void> {
-    const { servers: bad } = this.#bad.get(handle) ?? { servers: new Set() };
-    const { sets } = this.#chunks;
-    const chunk = sets.find(handle);
-    const members = [...bad].filter((id) => chunk?.servers.includes(id));
-    if (!chunk || members.length === 0) return void this.#bad.delete(handle);
-    const better = sets.present(handle).filter((id) => !bad.has(id) && this.#fleet.isUp(id));
-    if (better.length === 0) return;
-    await sets.replicasFailed(handle, chunk.version, members);
-    this.#bad.delete(handle);
-    this.onChange();
-  }
-
-  /** All are bad, but perhaps not in the same places: then each has what another one lacks. */
-  async #mendBad(handle: ChunkHandle): Promise<void> {
-    const bad = this.#bad.get(handle);
-    const { sets } = this.#chunks;
-    const up = sets.present(handle).filter((id) => this.#fleet.isUp(id));
-    const target = up.find((id) => bad?.servers.has(id));
-    if (!bad || target === undefined || up.length < 2) return;
-    if (this.#clock.nowMs() < bad.mendAtMs) return;
-    bad.mendAtMs = this.#clock.nowMs() + mendEveryMs;
-    try {
-      await sets.mendReplica(handle, target);
-      bad.servers.delete(target);
-      bad.mendAtMs = this.#clock.nowMs();
-      this.#log.event("replica.mended", { handle, server: target });
-    } catch (error) {
-      this.#log.error("replica.not-mended", { handle, server: target, error });
-    }
   }
 
   /** A write did not reach every replica, and nobody else may say so: see `settleFailedWrites`. */
   writeFailed(params: RequestOf<typeof writeFailed>): ReplyOf<typeof writeFailed> {
-    if (this.#failedWrites.size < badMax) this.#failedWrites.set(params.handle, params);
+    if (this.#failedWrites.size < failedWritesMax) this.#failedWrites.set(params.handle, params);
     return {};
   }
 

@@ -348,17 +348,33 @@ t.test("replicas that are all bad are mended from each other, or stay as they ar
   await must(a.connection, "connected").call(fleet.replicaBad, report);
   await b.join(cluster);
   await must(b.connection, "connected").call(fleet.replicaBad, report);
-  await fleetService.dropBadReplicas();
-  t.same(orders, ["draft"], "what could not be fetched changes nothing");
+  await fleetService.bad.mend();
+  t.same(orders, ["draft", "draft"], "what could not be fetched changes nothing");
   t.same((await located(mount, attr)).length, 2, "what is good of them is still read");
   mendable = true;
-  await fleetService.dropBadReplicas();
-  t.equal(orders.length, 1, "and is not tried again at once");
+  await fleetService.bad.mend();
+  t.equal(orders.length, 2, "and is not tried again at once");
   cluster.nowMs += 600_000;
   for (const server of servers) await server.join(cluster);
-  await fleetService.dropBadReplicas();
-  t.same(orders.slice(1), ["draft", "raiseVersion", "copyChunk"]);
-  await fleetService.dropBadReplicas();
-  const one = cluster.master.chunks.sets.find(handle)?.servers;
-  t.equal(one?.length, 1, "then there is a good one, and the other makes way for its copy");
+  await fleetService.bad.mend();
+  const mended = ["draft", "raiseVersion", "copyChunk"];
+  t.same(orders.slice(2), [...mended, ...mended]);
+  t.equal((await located(mount, attr)).length, 2);
 });
+
+t.test(
+  "a chunk that all its servers say they do not have is lost, and not waited for",
+  async (t) => {
+    const all = await scene(t, 1);
+    const { cluster, servers, mount } = all;
+    const { attr, grant } = await writtenFile(all, "x");
+    const [only] = servers as [TestServer];
+    only.leave();
+    while (cluster.master.fleet.isUp(must(only.id, "id"))) await new Promise(setImmediate);
+    t.equal(await outcome(mount.grant(attr)), "unavailable", "it may come back, and have it");
+    only.chunks.delete(grant.handle);
+    await only.join(cluster);
+    t.equal(await outcome(mount.grant(attr)), "lost");
+    t.equal(await outcome(located(mount, attr)), "lost", "for readers too");
+  },
+);

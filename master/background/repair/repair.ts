@@ -3,11 +3,13 @@ import type { Log } from "../../../common/log.ts";
 import type { Tasks } from "../../../common/tasks.ts";
 import { type ChunkHandle, chunkHandle, type ServerId } from "../../../protocol/id.ts";
 import { heartbeatMs } from "../../../protocol/limits.ts";
+import { StatusError } from "../../../protocol/status.ts";
 import { Census, type ChunkCounts, type ChunkFacts } from "../../chunks/census.ts";
 import type { Chunks } from "../../chunks/chunks.ts";
 import type { Fleet } from "../../fleet/fleet.ts";
 import { numberFromKey, numberKey } from "../../store/bytes.ts";
 import type { Store } from "../../store/store.ts";
+import type { Chunk } from "../../store/tables.ts";
 import { canMove, unevenPairs } from "./balance.ts";
 import { type FleetView, needOf, prioritiesCount, priority } from "./need.ts";
 import { RepairQueue } from "./queue.ts";
@@ -162,10 +164,21 @@ export class Repair {
   }
 
   #factsOf(handle: ChunkHandle): ChunkFacts | undefined {
-    const chunk = this.#chunks.sets.find(handle);
+    const chunk = this.#find(handle);
     if (!chunk) return undefined;
     const { goal, written, servers } = chunk;
     return { goal, written, servers, present: this.#chunks.sets.present(handle) };
+  }
+
+  /** A damaged record, which `gfs-master --check` names, keeps no other chunk from repair. */
+  #find(handle: ChunkHandle): Chunk | undefined {
+    try {
+      return this.#chunks.sets.find(handle);
+    } catch (error) {
+      if (!(error instanceof StatusError)) throw error;
+      this.#log.error("repair.damaged", { handle, error });
+      return undefined;
+    }
   }
 
   #noted(handle: ChunkHandle, facts: ChunkFacts | undefined): void {
