@@ -17,6 +17,7 @@ import { openFormat } from "./format.ts";
 import { Committer, type SyncMode } from "./namespace/committer.ts";
 import { NamespaceReader } from "./namespace/ops/read.ts";
 import { FileService } from "./service/files.ts";
+import { FreshWrites } from "./service/fresh-writes.ts";
 import { handlersFor } from "./service/handlers.ts";
 import { LockService } from "./service/locks.ts";
 import { Sessions } from "./service/sessions.ts";
@@ -29,6 +30,23 @@ const reclaimMs = 300;
 const fleetMs = 1_000;
 const expireMs = 2_000;
 
+export interface MasterOptions {
+  store: Store;
+  clock: Clock;
+  log: Log;
+  random: () => number;
+  uuid: () => string;
+  version: string;
+  chunkBytes: number;
+  owner: { uid: number; gid: number };
+  sync?: SyncMode;
+  /** Chunks of a server that is down are copied elsewhere after this. */
+  graceMs?: number | undefined;
+  repair?: RepairOptions;
+  /** A chunk is not written to with fewer replicas. */
+  minReplicas?: number;
+}
+
 /**
  * The master: its parts, put together. Everything from outside comes in through the constructor.
  */
@@ -40,6 +58,7 @@ export class Master {
   readonly fleet: Fleet;
   readonly chunks: Chunks;
   readonly sessions: Sessions;
+  readonly freshWrites: FreshWrites;
   readonly files: FileService;
   readonly locks: LockService;
   readonly snapshots: SnapshotService;
@@ -56,23 +75,9 @@ export class Master {
   readonly #tasks: Tasks;
   #sweepWanted = true;
 
-  constructor(options: {
-    store: Store;
-    clock: Clock;
-    log: Log;
-    random: () => number;
-    uuid: () => string;
-    version: string;
-    chunkBytes: number;
-    owner: { uid: number; gid: number };
-    sync?: SyncMode;
-    /** Chunks of a server that is down are copied elsewhere after this. */
-    graceMs?: number | undefined;
-    repair?: RepairOptions;
-    /** A chunk is not written to with fewer replicas. */
-    minReplicas?: number;
-  }) {
+  constructor(options: MasterOptions) {
     const { store, clock, log } = options;
+    this.freshWrites = new FreshWrites(clock);
     this.#store = store;
     this.#clock = clock;
     this.#log = log;

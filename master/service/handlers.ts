@@ -308,13 +308,15 @@ function serveFiles(handlers: Handlers, master: Master): void {
         commitWrite(txn, params);
         return { attr: files.attr(txn, params.ino) };
       });
-      // Also when the reply is that of an earlier try.
-      if (params.sync) await master.committer.synced();
+      const chunks = params.written.map(({ index }) => index);
+      master.freshWrites.note(params.ino, sessions.of(connection).id, chunks);
       return reply;
     })
-    .serve(namespace.sync, async () => {
+    .serve(namespace.sync, async ({ ino }, { connection }) => {
+      const { id } = sessions.of(connection);
+      const unsynced = ino === undefined ? [] : master.freshWrites.ofOthers(ino, id);
       await master.committer.synced();
-      return {};
+      return { unsynced };
     })
     .serve(namespace.allocate, (params, { connection }) =>
       files.allocate(params, sessions.of(connection), mutateFor(master, connection, params)),

@@ -4,7 +4,7 @@ import type { Log } from "../../common/log.ts";
 import { KeyedMutex, Semaphore } from "../../common/mutex.ts";
 import type { ChunkHandle, Ino } from "../../protocol/id.ts";
 import { fileBytesMax, payloadBytesMax } from "../../protocol/limits.ts";
-import { commit } from "../../protocol/methods/namespace.ts";
+import { commit, sync } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { type Status, StatusError, statusOf } from "../../protocol/status.ts";
 import type { ChunkWriter } from "./chunk-writer.ts";
@@ -40,7 +40,7 @@ const uncommittedChunksMax = 2;
 const commitLost: ReadonlySet<Status> = new Set(["stale", "not-found", "invalid", "too-large"]);
 
 export interface WriteBackOptions {
-  master: Pick<MasterClient, "mutate" | "chunkBytes">;
+  master: Pick<MasterClient, "mutate" | "read" | "chunkBytes">;
   writer: Pick<ChunkWriter, "write" | "sync">;
   clock: Clock;
   log: Log;
@@ -317,7 +317,7 @@ export class WriteBack {
   /** Sends everything and tells the master. Failures stay for those who wrote. */
   async settle(ino: Ino, signal?: AbortSignal): Promise<void> {
     const file = this.#files.get(ino);
-    if (file) await interruptible(this.#settle(ino, file, false), signal);
+    if (file) await interruptible(this.#settle(ino, file), signal);
   }
 
   /** As `settle`; rejects with a failure that the waiter has not been told of. */
@@ -328,29 +328,38 @@ export class WriteBack {
 
   /** As `flush`, and on the disks of all replicas and of the master. */
   async fsync(ino: Ino, waiter: Waiter): Promise<void> {
-    if (this.#files.has(ino) || this.#unsynced.has(ino)) {
-      await interruptible(this.#sync(ino), waiter.signal);
-    }
+    await interruptible(this.#sync(ino), waiter.signal);
     this.#report(ino, waiter);
   }
 
   /**
-   * The commit comes first: until it has, the master tells nobody where a new chunk is. A crash in
-   * between does no harm, for fsync has not returned.
+   * The commit comes first: until it has, the master tells nobody where a new chunk is. Then both
+   * go to the disk, the data and what the master knows (also of a file that has nothing unwritten:
+   * that it was made, or truncated).
    */
   async #sync(ino: Ino): Promise<void> {
     const file = this.#file(ino);
-    await this.#settle(ino, file, true);
+    await this.#settle(ino, file);
     const { unsynced } = file;
     const taken = unsynced.take();
-    try {
-      await this.#options.writer.sync(ino, [...taken.keys()]);
-      unsynced.synced(taken);
-    } catch (cause) {
-      this.#options.log.error("sync.failed", { ino, error: cause });
-      this.errors.add(ino, cause);
+    const indices = [...taken.keys()];
+    const data = indices.length > 0 ? this.#options.writer.sync(ino, indices) : Promise.resolve();
+    const done = await Promise.allSettled([data, this.#syncRest(ino, taken)]);
+    if (done[0].status === "fulfilled") unsynced.synced(taken);
+    for (const one of done) {
+      if (one.status === "fulfilled") continue;
+      this.#options.log.error("sync.failed", { ino, error: one.reason });
+      this.errors.add(ino, one.reason);
     }
     if (unsynced.size === 0 && this.#unsynced.get(ino) === unsynced) this.#unsynced.delete(ino);
+  }
+
+  /** What the master knows, and what other mounts have written: fsync(2) is for the whole file. */
+  async #syncRest(ino: Ino, own: ReadonlyMap<number, number>): Promise<void> {
+    const { master, writer } = this.#options;
+    const { unsynced } = await master.read(sync, { ino });
+    const others = unsynced.filter((index) => !own.has(index));
+    if (others.length > 0) await writer.sync(ino, others);
   }
 
   #report(ino: Ino, waiter: Waiter): void {
@@ -368,28 +377,28 @@ export class WriteBack {
     else this.#unsynced.delete(ino);
   }
 
-  async #settle(ino: Ino, file: DirtyFile, sync: boolean): Promise<void> {
+  async #settle(ino: Ino, file: DirtyFile): Promise<void> {
     await this.drain(ino);
-    await this.#commits.run(ino, () => this.#commit(ino, file, sync));
+    await this.#commits.run(ino, () => this.#commit(ino, file));
     this.#forgetIfClean(ino, file);
   }
 
-  async #commit(ino: Ino, file: DirtyFile, sync: boolean): Promise<void> {
+  async #commit(ino: Ino, file: DirtyFile): Promise<void> {
     for (let more = true; more;) {
       const batch = file.beginCommit();
       if (!batch) return;
-      more = (await this.#commitBatch(ino, file, batch, sync)) && batch.more;
+      more = (await this.#commitBatch(ino, file, batch)) && batch.more;
     }
   }
 
   /** True if the master has taken it. */
-  async #commitBatch(ino: Ino, file: DirtyFile, batch: Batch, sync: boolean): Promise<boolean> {
+  async #commitBatch(ino: Ino, file: DirtyFile, batch: Batch): Promise<boolean> {
     const { size, mtime } = batch;
     const written = [...batch.written].map(([index, handle]) => ({ index, handle }));
     const { master, ticket, onCommitted, log } = this.#options;
     const before = ticket();
     try {
-      const { attr } = await master.mutate(commit, { ino, size, mtime, written, sync });
+      const { attr } = await master.mutate(commit, { ino, size, mtime, written });
       this.#options.tails.sized(ino, attr.size);
       onCommitted(attr, before);
       for (const { handle } of written) this.#listed.set(handle, true);
@@ -446,7 +455,7 @@ export class WriteBack {
   async #settleBehind(ino: Ino, file: DirtyFile): Promise<void> {
     file.settling = true;
     try {
-      await this.#settle(ino, file, false);
+      await this.#settle(ino, file);
     } finally {
       file.settling = false;
     }
@@ -458,7 +467,7 @@ export class WriteBack {
    */
   async flushAll(): Promise<void> {
     const before = this.errors.count;
-    await Promise.all([...this.#files].map(([ino, file]) => this.#settle(ino, file, false)));
+    await Promise.all([...this.#files].map(([ino, file]) => this.#settle(ino, file)));
     if (this.errors.count !== before) {
       throw new StatusError("io-error", "something could not be written");
     }

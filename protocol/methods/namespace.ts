@@ -1,5 +1,6 @@
 import { Type } from "typebox";
 import {
+  chunksPerPageMax,
   accessesMax,
   entriesPerPageMax,
   symlinkBytesMax,
@@ -292,8 +293,7 @@ export const release = method({
 
 /**
  * Data has been written and acknowledged by its replicas: the file is at least `size` long, the
- * chunks `written` now have data, times move on. With `sync`, answered when it is on the master's
- * disk.
+ * chunks `written` now have data, times move on.
  */
 export const commit = mutation({
   code: 42,
@@ -303,13 +303,21 @@ export const commit = mutation({
     size: Count,
     mtime: Ns,
     written: List(Type.Object({ index: Count, handle: HandleShape }), 4096),
-    sync: Type.Boolean(),
   },
   reply: { attr: AttrShape },
 });
 
-/** fsyncdir, syncfs: everything acknowledged so far is on the master's disk. */
-export const sync = method({ code: 43, name: "file.sync", request: {}, reply: {} });
+/**
+ * fsync, fsyncdir, syncfs: everything acknowledged so far is on the master's disk. `unsynced`: the
+ * chunks of file `ino` that other mounts have written a moment ago, and that may be in their
+ * servers' page caches only.
+ */
+export const sync = method({
+  code: 43,
+  name: "file.sync",
+  request: { ino: Opt(InoShape) },
+  reply: { unsynced: List(Count, chunksPerPageMax) },
+});
 
 // 44 was file.share, before copyRange; never reuse.
 

@@ -90,8 +90,8 @@ t.test("P2: what sync, or --sync=always, has answered survives power loss", asyn
   await mount.create("one");
   await scene.synced();
   const { attr } = await mount.create("two");
-  const sync = { ino: attr.ino, size: 7, mtime: 1n, written: [], sync: true };
-  await mount.mutate(namespace.commit, sync);
+  await mount.mutate(namespace.commit, { ino: attr.ino, size: 7, mtime: 1n, written: [] });
+  await mount.read(namespace.sync, { ino: attr.ino });
   await mount.create("three");
   await scene.losePower();
   t.equal(await outcome(scene.lookup("one")), "ok");

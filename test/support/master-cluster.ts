@@ -135,7 +135,7 @@ export class TestMount {
   /** As if `size` bytes had been written under the grant. */
   async commit(attr: Attr, { index, handle }: Grant, size: number): Promise<void> {
     const written = [{ index, handle }];
-    await this.mutate(namespace.commit, { ino: attr.ino, size, mtime: 1n, written, sync: false });
+    await this.mutate(namespace.commit, { ino: attr.ino, size, mtime: 1n, written });
   }
 }
 

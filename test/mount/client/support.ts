@@ -68,6 +68,10 @@ export class Behind {
   readonly sent: Sent[] = [];
   readonly commits: { request: Commit; answer: Deferred<ReplyOf<typeof commit>> }[] = [];
   readonly synced: number[][] = [];
+  /** Times that the master was asked to put what it knows on its disk. */
+  masterSyncs = 0;
+  /** Chunks that it says other mounts have written. */
+  ofOthers: number[] = [];
   readonly arrived: number[] = [];
   /** Writes go to chunks that the master takes for holes until it is told. */
   fresh = false;
@@ -86,7 +90,14 @@ export class Behind {
       return answer.promise;
     };
     this.back = new WriteBack({
-      master: { chunkBytes: 4 * mib, mutate: mutate as MasterClient["mutate"] },
+      master: {
+        chunkBytes: 4 * mib,
+        mutate: mutate as MasterClient["mutate"],
+        read: (async () => {
+          this.masterSyncs += 1;
+          return { unsynced: this.ofOthers };
+        }) as unknown as MasterClient["read"],
+      },
       writer: {
         write,
         sync: async (_ino, indices) => void this.synced.push([...indices]),

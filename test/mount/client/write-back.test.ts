@@ -47,6 +47,19 @@ await t.test("fsync after a truncation syncs no chunk beyond the new end", async
   tt.same(behind.synced, [[0]], "nothing was left");
 });
 
+await t.test("fsync syncs the master too, and what other mounts have written", async (tt) => {
+  const behind = new Behind();
+  await behind.back.fsync(file, fresh(behind));
+  tt.same([behind.masterSyncs, behind.synced], [1, []], "that the file was made, for example");
+  await behind.back.write(file, 0, Buffer.alloc(mib), fresh(behind));
+  await behind.back.flush(file, fresh(behind));
+  behind.ofOthers = [0, 3];
+  await behind.back.fsync(file, fresh(behind));
+  tt.equal(behind.masterSyncs, 2, "although nothing was left to be committed");
+  tt.same(behind.synced, [[0], [3]]);
+  tt.same(behind.back.unwritten(), []);
+});
+
 await t.test("an fsync does not believe what another has not finished", async (tt) => {
   const gate = new Deferred();
   const synced: number[] = [];
