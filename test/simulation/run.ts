@@ -3,6 +3,7 @@ import type { SyncMode } from "../../master/namespace/committer.ts";
 import { checkQuiet, isHealed } from "./checks.ts";
 import { SimCluster } from "./cluster.ts";
 import { Nemesis, planFaults } from "./faults.ts";
+import { leftOver } from "./leaks.ts";
 import { Model } from "./model.ts";
 import { paths, Workload } from "./workload.ts";
 import { inWorld, World } from "./world.ts";
@@ -40,6 +41,10 @@ const startMsMax = 60_000;
 const healMsMax = 240_000;
 /** What takes longest in the background: a draft of a copy that nobody finishes. */
 const backgroundMs = 1.2 * draftMsMax;
+/** Then nothing may come up again: a few heartbeats and rounds of repair. */
+const quietMs = 20_000;
+/** How often is looked whether something has come about. */
+const lookEveryMs = 20;
 /** Nothing goes on for so many events in such a run: more is a circle. */
 const eventsMax = 1_500_000;
 
@@ -88,9 +93,15 @@ async function heal(
   const wait = { what: () => `operations under way end: ${workload.unanswered}` };
   await until(world, wait.what, () => workload.idle, healMsMax);
   await until(world, "all is whole again", () => isHealed(cluster), healMsMax);
-  await registerAgain(world, cluster);
+  const left = (): string | undefined => leftOver(cluster);
+  await until(
+    world,
+    () => `nothing is left over: ${left()}`,
+    () => !left(),
+    backgroundMs,
+  );
   // What is told in heartbeats, and cleaned in the background, has the time to be.
-  await world.run(() => false, { untilMs: world.nowMs + backgroundMs, eventsMax });
+  await world.run(() => false, { untilMs: world.nowMs + quietMs, eventsMax });
   await until(world, "all is whole still", () => isHealed(cluster), healMsMax);
   if (world.violation !== undefined) return;
   checkQuiet(cluster, nemesis.flipped);
@@ -107,19 +118,6 @@ async function heal(
   );
 }
 
-/** A server that stays connected is told of what it has too much when it registers again. */
-async function registerAgain(world: World, cluster: SimCluster): Promise<void> {
-  const { life } = cluster.master.node;
-  for (const { node } of cluster.servers) {
-    for (const link of cluster.network.links(node)) {
-      if (!link.ends.some((end) => end.life === life)) continue;
-      for (const end of link.ends) end.end("once more");
-    }
-    await world.run(() => false, { untilMs: world.nowMs + 5_000, eventsMax });
-    await until(world, "all is whole again", () => isHealed(cluster), healMsMax);
-  }
-}
-
 async function until(
   world: World,
   what: string | (() => string),
@@ -127,7 +125,13 @@ async function until(
   msMax: number,
 ): Promise<void> {
   if (world.violation !== undefined) return;
-  const reached = await world.run(done, { untilMs: world.nowMs + msMax, eventsMax });
+  let nextMs = world.nowMs;
+  const isDone = (): boolean => {
+    if (world.nowMs < nextMs) return false;
+    nextMs = world.nowMs + lookEveryMs;
+    return done();
+  };
+  const reached = await world.run(isDone, { untilMs: world.nowMs + msMax, eventsMax });
   if (!reached && world.violation === undefined) {
     world.violate(`waited ${msMax} ms in vain until ${typeof what === "string" ? what : what()}`);
   }

@@ -268,15 +268,9 @@ function logOf(life: Life): Log {
   return { debug: say("debug"), event: say("info"), warn: say("warn"), error: say("error") };
 }
 
-/**
- * Of bugs that are known and not mended yet: a chunk that is deleted while repair copies it makes
- * an assertion fail, and nothing else.
- */
-const known = ["missing: chunk"];
-
 function isBug(error: unknown): boolean {
   if (error === undefined || typeof error === "string") return false;
-  if (error instanceof AssertionError) return !known.some((text) => error.message.includes(text));
+  if (error instanceof AssertionError) return true;
   return !(error instanceof StatusError) && errnoName(error) === undefined;
 }
 
