@@ -197,7 +197,8 @@ export class ChunkSets {
   ): void {
     this.locations.set(handle, sets.present);
     const left = sets.before.filter((id) => !sets.set.includes(id));
-    for (const id of left) if (this.#fleet.isUp(id)) this.stale.add(handle, id);
+    // One that is not connected is found by its inventory; one that is merely silent has no new one.
+    for (const id of left) if (this.#fleet.get(id)?.connection) this.stale.add(handle, id);
     if (left.length > 0) this.onShrunk(handle);
   }
 

@@ -3,37 +3,41 @@ import { chunkFileName } from "../../chunkd/store/files.ts";
 import { crcsByBlock } from "../../common/crc32c.ts";
 import { checkStore } from "../../master/check/check.ts";
 import type { Master } from "../../master/master.ts";
-import { type ChunkHandle, chunkHandle } from "../../protocol/id.ts";
+import type { ChunkHandle } from "../../protocol/id.ts";
 import { parseHistoryKey } from "../../master/store/history.ts";
-import { type Chunk, decodeChunk, decodeChunkRef } from "../../master/store/tables.ts";
+import { type Chunk, decodeChunkRef } from "../../master/store/tables.ts";
 import type { SimCluster, SimServer } from "./cluster.ts";
 import { leftOver } from "./leaks.ts";
+import { chunksOf, everything } from "./tables.ts";
 
 /** What must hold of the cluster as a whole, seen from above: of disks and tables. */
 
-export const everything = { from: Buffer.alloc(0), to: undefined };
-
-/** Chunk records by handle. */
-export function chunksOf(master: Master): Map<ChunkHandle, Chunk> {
-  const chunks = new Map<ChunkHandle, Chunk>();
-  for (const { key, value } of master.committer.store.range("chunk", everything)) {
-    chunks.set(chunkHandle(Number(key.readBigUInt64BE())), decodeChunk(value));
+/** Why not all programs run with every chunk on as many servers as it shall be, if that is so. */
+export function wound(cluster: SimCluster): string | undefined {
+  const { master, servers, clients } = cluster;
+  const { program } = master;
+  if (!program) return "the master does not run";
+  for (const { id, node } of servers) if (id === undefined) return `${node.name} does not run`;
+  for (const client of clients) if (!client.fileSystem) return `${client.node.name} does not run`;
+  const { sets } = program.chunks;
+  for (const [handle, chunk] of chunksOf(program)) {
+    if (!chunk.written || isLost(cluster, handle, chunk)) continue;
+    const set = `chunk ${handle} (servers ${chunk.servers.join(",")})`;
+    if (chunk.servers.length < Math.min(chunk.goal, servers.length)) return `${set} is below goal`;
+    if (sets.unsettled.of(handle).size > 0) return `${set} is in doubt`;
+    if (!sets.isWhole(handle, chunk)) return `${set} is on ${sets.present(handle).join(",")} only`;
   }
-  return chunks;
+  return undefined;
 }
 
-/** All programs run, and every chunk with data is on as many servers as it shall be. */
-export function isHealed({ master, servers, clients }: SimCluster): boolean {
-  const { program } = master;
-  if (!program || servers.some((server) => server.id === undefined)) return false;
-  if (clients.some(({ fileSystem }) => fileSystem === undefined)) return false;
-  for (const [handle, chunk] of chunksOf(program)) {
-    const { sets } = program.chunks;
-    if (!chunk.written) continue;
-    if (chunk.servers.length < Math.min(chunk.goal, servers.length)) return false;
-    if (!sets.isWhole(handle, chunk) || sets.unsettled.of(handle).size > 0) return false;
-  }
-  return true;
+/**
+ * Disks that fail can take more replicas than there are left: a chunk that has shrunk to one whose
+ * disk then fails to keep it. Then an error is all that can be told.
+ */
+function isLost({ servers, disksFail }: SimCluster, handle: ChunkHandle, chunk: Chunk): boolean {
+  if (!disksFail) return false;
+  const members = servers.filter(({ id }) => chunk.servers.some((member) => member === id));
+  return members.length > 0 && members.every(({ node }) => node.badChunks.has(handle));
 }
 
 /** After a while in which nobody has done anything. */
@@ -48,7 +52,8 @@ export function checkQuiet(cluster: SimCluster, flipped: ReadonlySet<ChunkHandle
   world.count("checked: nothing is left over");
   if (left !== undefined) world.violate(`what is left over came back: ${left}`);
   for (const [handle, chunk] of chunks) {
-    checkReplicas(cluster, { handle, chunk, isFlipped: flipped.has(handle) });
+    if (isLost(cluster, handle, chunk)) world.count("chunk lost by failing disks");
+    else checkReplicas(cluster, { handle, chunk, isFlipped: flipped.has(handle) });
   }
 }
 

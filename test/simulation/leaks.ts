@@ -2,8 +2,8 @@ import { draftsMax } from "../../chunkd/limits.ts";
 import type { Master } from "../../master/master.ts";
 import { chunkHandle, type ChunkHandle } from "../../protocol/id.ts";
 import type { Chunk } from "../../master/store/tables.ts";
-import { chunksOf, everything } from "./checks.ts";
 import type { SimCluster, SimServer } from "./cluster.ts";
+import { chunksOf, everything } from "./tables.ts";
 
 /**
  * The first thing that is left over, if there is one, in a cluster in which nobody does anything

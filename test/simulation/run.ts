@@ -1,6 +1,6 @@
 import { draftMsMax } from "../../chunkd/limits.ts";
 import type { SyncMode } from "../../master/namespace/committer.ts";
-import { checkQuiet, isHealed } from "./checks.ts";
+import { checkQuiet, wound } from "./checks.ts";
 import { SimCluster } from "./cluster.ts";
 import { Nemesis, planFaults } from "./faults.ts";
 import { leftOver } from "./leaks.ts";
@@ -32,7 +32,7 @@ export interface RunResult {
   counts: ReadonlyMap<string, number>;
 }
 
-const forMsDefault = 40_000;
+const forMsDefault = 30_000;
 const startMsMax = 60_000;
 /**
  * All must be whole again this long after the last fault: a server counts as dead after a minute,
@@ -63,9 +63,11 @@ async function runSeed(world: World, options: RunOptions): Promise<void> {
   world.note(`sync=${sync} faults=${[...plan.kinds].join(",")}`);
   const cluster = new SimCluster({ world, sync });
   cluster.network.traced = messages;
+  cluster.disksFail = plan.kinds.has("bad-disk");
   const model = new Model({ paths: paths(), durable: sync === "always" });
   const workload = new Workload({ cluster, model, tolerated: plan.tolerated });
   const nemesis = new Nemesis({ cluster, model, plan });
+  workload.beforeWrite = (where) => nemesis.beforeWrite(where);
   cluster.start();
   const { clients, servers } = cluster;
   const isUp = (): boolean =>
@@ -92,7 +94,8 @@ async function heal(
   workload.stop();
   const wait = { what: () => `operations under way end: ${workload.unanswered}` };
   await until(world, wait.what, () => workload.idle, healMsMax);
-  await until(world, "all is whole again", () => isHealed(cluster), healMsMax);
+  const isWhole = (): boolean => wound(cluster) === undefined;
+  await until(world, () => `all is whole again: ${wound(cluster)}`, isWhole, healMsMax);
   const left = (): string | undefined => leftOver(cluster);
   await until(
     world,
@@ -102,7 +105,7 @@ async function heal(
   );
   // What is told in heartbeats, and cleaned in the background, has the time to be.
   await world.run(() => false, { untilMs: world.nowMs + quietMs, eventsMax });
-  await until(world, "all is whole still", () => isHealed(cluster), healMsMax);
+  await until(world, () => `all is whole still: ${wound(cluster)}`, isWhole, healMsMax);
   if (world.violation !== undefined) return;
   checkQuiet(cluster, nemesis.flipped);
   let checked = false;

@@ -59,6 +59,8 @@ export function paths(): string[] {
 
 export class Workload {
   readonly model: Model;
+  /** Called when a client is about to write. */
+  beforeWrite: (where: { ino: number; offset: number }) => void = () => undefined;
   /** Statuses that injected faults of disks may lead to. */
   readonly #tolerated: ReadonlySet<string>;
   readonly #world: World;

@@ -150,6 +150,8 @@ export class SimNode {
   /** How fast its monotonic clock runs, and where it began. */
   readonly rate: number;
   readonly #startMs: number;
+  /** Chunks that it has ever found bad here. */
+  readonly badChunks = new Set<number>();
   /** Steps of its wall clock, in ns. */
   wallJumpNs = 0n;
   #lives = 0;
@@ -262,6 +264,7 @@ function logOf(life: Life): Log {
     (event: string, facts: Record<string, unknown> = {}): void => {
       if (life.ended) return;
       life.said.set(event, (life.said.get(event) ?? 0) + 1);
+      if (event === "chunk.bad") life.node.badChunks.add(Number(facts["handle"]));
       world.note(`${life.name} ${level} ${event} ${factsText(facts)}`);
       if (isBug(facts["error"])) world.failed(`${life.name} ${event}`, facts["error"]);
     };
