@@ -11,7 +11,7 @@ import { ChunkReader } from "./client/chunk-reader.ts";
 import { ChunkWriter } from "./client/chunk-writer.ts";
 import type { Place } from "./client/distance.ts";
 import { LockClient } from "./client/lock-client.ts";
-import { MasterClient } from "./client/master-client.ts";
+import { MasterClient, type MasterHooks } from "./client/master-client.ts";
 import { MetaCache } from "./client/meta-cache.ts";
 import { ReadAheadBudget } from "./client/read-ahead.ts";
 import { Tails } from "./client/tails.ts";
@@ -121,42 +121,20 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
   const name = `${hostname()} pid ${process.pid}`;
   const cache = new MetaCache(() => master.believesForMs > 0);
   const kernel = new Kernel({ clock, log });
-  const dropEverything = (): Promise<void> => {
-    cache.clear();
-    reader.forgetAll();
-    writer.forgetAll();
-    files.allChanged();
-    return kernel.allChanged();
-  };
+  const hooks = masterHooks(() => ({
+    cache,
+    kernel,
+    reader,
+    writer,
+    writeBack,
+    files,
+    tails,
+    locks,
+  }));
   const master: MasterClient = new MasterClient({
-    ...{ connect, mountpoint, name, timeoutMs, clock, log, tasks, random },
+    ...{ connect, mountpoint, name, timeoutMs, clock, log, tasks, random, ...hooks },
     address: options.master,
     secret: options.uuid(),
-    onInvalidate: (changes) => {
-      if (changes.everything) return dropEverything();
-      cache.invalidate(changes.inos, changes.entries);
-      for (const ino of changes.inos) files.unpark(ino);
-      for (const ino of changes.contents) {
-        reader.forget(ino);
-        // The chunks may have been cut off: the master waits for this before it frees them.
-        writer.forget(ino);
-        files.changed(ino);
-      }
-      return kernel.changed(changes);
-    },
-    onDisconnect: () => {
-      files.disconnected();
-      tails.dropAll();
-      return dropEverything();
-    },
-    onSession: (connection, resumed) => locks.connected(connection, resumed),
-    onLockReady: (tickets) => locks.ready(tickets),
-    onRecall: async (ino, number) => {
-      await tails.giveUp(ino, number);
-      await writeBack.settle(ino);
-    },
-    onFlush: () => writeBack.flushAll(),
-    opens: () => files.inos(),
   });
   const dialled = { connect, role: "mount", name, handlers: new Handlers(), clock, log } as const;
   const pool = new Pool({ ...dialled, cluster: () => master.cluster }, random);
@@ -198,6 +176,51 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
   const accesses = new AccessTimes({ clock, cache, master, enabled: options.accessTimes });
   const parts = { master, cache, reader, writer, writeBack, tails, accesses, locks, files, kernel };
   return { ...parts, clock, log, showSnapshots, nodes: new Nodes(), pool };
+}
+
+type Parts = Pick<
+  Context,
+  "cache" | "kernel" | "reader" | "writer" | "writeBack" | "files" | "tails" | "locks"
+>;
+
+/** What the master's messages, and the end of its connection, do to the other parts. */
+function masterHooks(parts: () => Parts): MasterHooks {
+  const dropEverything = (): Promise<void> => {
+    const { cache, reader, writer, files, kernel } = parts();
+    cache.clear();
+    reader.forgetAll();
+    writer.forgetAll();
+    files.allChanged();
+    return kernel.allChanged();
+  };
+  return {
+    onInvalidate: (changes) => {
+      if (changes.everything) return dropEverything();
+      const { cache, reader, writer, files, kernel } = parts();
+      cache.invalidate(changes.inos, changes.entries);
+      for (const ino of changes.inos) files.unpark(ino);
+      for (const ino of changes.contents) {
+        reader.forget(ino);
+        // The chunks may have been cut off: the master waits for this before it frees them.
+        writer.forget(ino);
+        files.changed(ino);
+      }
+      return kernel.changed(changes);
+    },
+    onDisconnect: () => {
+      parts().files.disconnected();
+      parts().tails.dropAll();
+      return dropEverything();
+    },
+    onSession: (connection, resumed) => parts().locks.connected(connection, resumed),
+    onLockReady: (tickets) => parts().locks.ready(tickets),
+    onRecall: async (ino, number) => {
+      await parts().tails.giveUp(ino, number);
+      await parts().writeBack.settle(ino);
+    },
+    onFlush: () => parts().writeBack.flushAll(),
+    opens: () => parts().files.inos(),
+  };
 }
 
 function assemble(context: Context): FileSystem {

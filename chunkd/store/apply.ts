@@ -193,9 +193,15 @@ async function writeFailed(
   store.log.warn("write.failed", { handle: chunk.handle, error: failure.message });
   if (record.fresh) {
     store.table.replace(chunk, undefined);
-    store.index.remove(chunk.handle);
+    // A file that this disk does not let go of either is removed by the next start.
+    store.index.remove(chunk.handle, { file: true });
     store.files.forget(chunk.handle);
-    await store.disk.remove("write.undo", store.files.path(chunk.handle)).catch(() => false);
+    await store.disk
+      .remove("write.undo", store.files.path(chunk.handle))
+      .then(() => store.index.removalEnded(chunk.handle))
+      .catch((left: unknown) => {
+        store.log.warn("write.undo-failed", { handle: chunk.handle, error: left });
+      });
   }
   return failure;
 }

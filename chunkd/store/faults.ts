@@ -1,7 +1,7 @@
-import { LRUCache } from "lru-cache";
 import { AssertionError } from "../../common/assert.ts";
 import { errnoName } from "../../common/disk.ts";
 import type { Log } from "../../common/log.ts";
+import { lastUsed } from "../../common/lru.ts";
 import { type ChunkHandle, type ChunkVersion, type ServerId, serverId } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { badBlocksMax, failedWritesMax, faultsMax } from "../limits.ts";
@@ -49,13 +49,9 @@ export class Faults {
   readonly #log: Log;
   #corruptBlocks: number;
   readonly #bad = new Map<ChunkHandle, BadChunk>();
-  readonly #failedWrites = new LRUCache<ChunkHandle, { version: ChunkVersion; error: StatusError }>(
-    {
-      max: failedWritesMax,
-      dispose: (_value, _handle, why) => {
-        if (why === "evict") this.#forgotten = true;
-      },
-    },
+  readonly #failedWrites = lastUsed<ChunkHandle, { version: ChunkVersion; error: StatusError }>(
+    failedWritesMax,
+    () => (this.#forgotten = true),
   );
   /** There were more failed writes than are remembered: any chunk may have had one. */
   #forgotten = false;

@@ -23,7 +23,10 @@ export function removeChunk(store: Store, handle: ChunkHandle): Promise<void> {
  */
 export async function removeLocked(store: Store, chunk: Chunk): Promise<boolean> {
   const { handle, record } = chunk;
-  if (!record && chunk.unusable === undefined) return false;
+  if (!record && chunk.unusable === undefined) {
+    store.faults.forget(handle); // Its first write may have failed.
+    return false;
+  }
   chunk.begun += 1;
   try {
     const file = !record?.bytes;

@@ -223,7 +223,8 @@ export class ChunkSets {
   ): void {
     this.locations.set(handle, sets.present);
     const left = sets.before.filter((id) => !sets.set.includes(id));
-    for (const id of left) if (this.#fleet.isUp(id)) this.stale.add(handle, id);
+    // One without a connection is found by its inventory; one merely silent sends no new one.
+    for (const id of left) if (this.#fleet.get(id)?.connection) this.stale.add(handle, id);
     if (left.length > 0) this.onShrunk(handle);
   }
 

@@ -213,9 +213,22 @@ export class FleetService {
     return {};
   }
 
-  /** A write did not reach every replica, and nobody else may say so: see `settleFailedWrites`. */
-  writeFailed(params: RequestOf<typeof writeFailed>): ReplyOf<typeof writeFailed> {
-    if (this.#failedWrites.size < failedWritesMax) this.#failedWrites.set(params.handle, params);
+  /**
+   * A write did not reach every replica, and nobody else may say so: see `settleFailedWrites`. Of a
+   * chunk that is deleted the server shall speak no more: it may not have been in the set any more.
+   */
+  async writeFailed(
+    params: RequestOf<typeof writeFailed>,
+    connection: Connection,
+  ): Promise<ReplyOf<typeof writeFailed>> {
+    const { handle } = params;
+    const server = this.#serverOf(connection);
+    if (this.#chunks.sets.isKnown(handle)) {
+      if (this.#failedWrites.size < failedWritesMax) this.#failedWrites.set(handle, params);
+    } else if (handle < this.#committer.ids.limit("handle")) {
+      await this.#committer.synced();
+      server.removals.set(handle, "due");
+    }
     return {};
   }
 

@@ -1,4 +1,4 @@
-import { LRUCache } from "lru-cache";
+import { lastUsed } from "../../common/lru.ts";
 import type { Epoch, Ino } from "../../protocol/id.ts";
 import { ino as toIno } from "../../protocol/id.ts";
 import { numberFromKey, numberKey } from "../store/bytes.ts";
@@ -20,7 +20,7 @@ const coveredMax = 200_000;
  */
 export class SnapshotIndex {
   #live: LiveSnapshot[] = [];
-  readonly #covered = new LRUCache<string, boolean>({ max: coveredMax });
+  readonly #covered = lastUsed<string, boolean>(coveredMax);
 
   load(store: StoreReader): void {
     this.#live = [];

@@ -428,10 +428,9 @@ function fleetHandlers(master: Master): Handlers {
     })
     .serve(fleet.inventory, (params, { connection }) => fleetService.inventory(params, connection))
     .serve(fleet.heartbeat, (params, { connection }) => fleetService.heartbeat(params, connection))
-    .serve(fleet.writeFailed, (params, { connection }) => {
-      fleetService.serverIdOf(connection);
-      return fleetService.writeFailed(params);
-    })
+    .serve(fleet.writeFailed, (params, { connection }) =>
+      fleetService.writeFailed(params, connection),
+    )
     .serve(fleet.replicaBad, (params, { connection }) => {
       const server = fleetService.serverIdOf(connection);
       fsck.note(server, params);

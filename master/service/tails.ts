@@ -1,6 +1,6 @@
-import { LRUCache } from "lru-cache";
 import { type Clock, sleep } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
+import { lastUsed } from "../../common/lru.ts";
 import { KeyedMutex } from "../../common/mutex.ts";
 import type { Ino, SessionId } from "../../protocol/id.ts";
 import { recallTail } from "../../protocol/methods/namespace.ts";
@@ -44,7 +44,7 @@ export class Tails {
   readonly #cut: (ino: Ino) => Promise<void>;
   readonly #hasChunks: (ino: Ino) => boolean;
   readonly #held = new Map<Ino, Held>();
-  readonly #clean = new LRUCache<Ino, true>({ max: cleanMax });
+  readonly #clean = lastUsed<Ino, true>(cleanMax);
   readonly #locks = new KeyedMutex<Ino>();
   readonly #startedMs: number;
   #last = 0;

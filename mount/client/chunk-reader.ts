@@ -1,7 +1,7 @@
-import { LRUCache } from "lru-cache";
 import { Backoff } from "../../common/backoff.ts";
 import { type Clock, sleep } from "../../common/clock.ts";
 import { blockBytes, crcsMatch } from "../../common/crc32c.ts";
+import { lastUsed } from "../../common/lru.ts";
 import type { Pool } from "../../protocol/dial.ts";
 import type { Epoch, Ino } from "../../protocol/id.ts";
 import { checksums, locate, readChunk, reportReplica } from "../../protocol/methods/chunk.ts";
@@ -56,8 +56,8 @@ export class ChunkReader {
   readonly #timeoutMs: number | undefined;
   readonly #stop: AbortSignal;
   /** By address, until when it counts as slow. */
-  readonly #slowUntilMs = new LRUCache<string, number>({ max: slowMax });
-  readonly #located = new LRUCache<string, Located>({ max: filesMax });
+  readonly #slowUntilMs = lastUsed<string, number>(slowMax);
+  readonly #located = lastUsed<string, Located>(filesMax);
 
   constructor(options: {
     master: Pick<MasterClient, "read" | "chunkBytes">;

@@ -1,7 +1,7 @@
-import { LRUCache } from "lru-cache";
 import { Backoff } from "../../common/backoff.ts";
 import { sleep } from "../../common/clock.ts";
 import { crcsByBlock } from "../../common/crc32c.ts";
+import { lastUsed } from "../../common/lru.ts";
 import { KeyedMutex } from "../../common/mutex.ts";
 import type { ChunkHandle, Ino, ServerId } from "../../protocol/id.ts";
 import { grant as grantMethod, writeChunk } from "../../protocol/methods/chunk.ts";
@@ -52,7 +52,7 @@ export class ChunkWriter {
    * Outlives the grants: one that says "fresh" of a chunk that has taken a write must not have it
    * created once more where it is missing, or a lost chunk would come back as zeros.
    */
-  readonly #existing = new LRUCache<ChunkHandle, true>({ max: existingMax });
+  readonly #existing = lastUsed<ChunkHandle, true>(existingMax);
   /** The first write of a new chunk goes alone: it creates the chunk. */
   readonly #creating = new KeyedMutex<string>();
 

@@ -35,20 +35,8 @@ const aliveMs = sessionLeaseMs - 5_000;
 assert(renewMs * 3 < cacheLeaseMs, "a renewal may be late by another before caches are lost");
 assert(cacheLeaseMs < aliveMs, "what is cached is dropped before the session can end");
 
-export interface MasterClientOptions {
-  address: Address;
-  connect: Connect;
-  /** For the master's status: where this mount is. */
-  mountpoint: string;
-  name: string;
-  /** Made at random by this mount: with it, and only with it, its session can be resumed. */
-  secret: string;
-  /** Give up on a request after this long; undefined: wait for the master for ever (hard). */
-  timeoutMs: number | undefined;
-  clock: Clock;
-  log: Log;
-  tasks: Tasks;
-  random: () => number;
+/** What the rest of the mount does about the master's messages. */
+export interface MasterHooks {
   /** Others have changed these. Resolves when nothing is answered from what was cached of them. */
   onInvalidate: (changes: RequestOf<typeof invalidate>) => Promise<void>;
   /**
@@ -69,6 +57,22 @@ export interface MasterClientOptions {
   onRecall: (ino: Ino, number: number) => Promise<void>;
   /** What is open, to be told when the session goes on. */
   opens: () => Ino[];
+}
+
+export interface MasterClientOptions extends MasterHooks {
+  address: Address;
+  connect: Connect;
+  /** For the master's status: where this mount is. */
+  mountpoint: string;
+  name: string;
+  /** Made at random by this mount: with it, and only with it, its session can be resumed. */
+  secret: string;
+  /** Give up on a request after this long; undefined: wait for the master for ever (hard). */
+  timeoutMs: number | undefined;
+  clock: Clock;
+  log: Log;
+  tasks: Tasks;
+  random: () => number;
 }
 
 interface Session {

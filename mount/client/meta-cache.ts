@@ -1,4 +1,4 @@
-import { LRUCache } from "lru-cache";
+import { lastUsed } from "../../common/lru.ts";
 import type { Epoch, Ino } from "../../protocol/id.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 
@@ -21,13 +21,13 @@ const changesMax = 20_000;
  * between its arrival and the code that waits for it.
  */
 export class MetaCache {
-  readonly #attrs = new LRUCache<Ino, Attr>({ max: attrsMax });
-  readonly #frozen = new LRUCache<string, Attr>({ max: attrsMax });
+  readonly #attrs = lastUsed<Ino, Attr>(attrsMax);
+  readonly #frozen = lastUsed<string, Attr>(attrsMax);
   /** 0: known not to exist. */
-  readonly #entries = new LRUCache<string, Ino | 0>({ max: entriesMax });
+  readonly #entries = lastUsed<string, Ino | 0>(entriesMax);
   /** Directories of which the master tells what changes. */
-  readonly #directories = new LRUCache<Ino, true>({ max: directoriesMax });
-  readonly #xattrs = new LRUCache<Ino, Map<string, Buffer | undefined>>({ max: xattrsMax });
+  readonly #directories = lastUsed<Ino, true>(directoriesMax);
+  readonly #xattrs = lastUsed<Ino, Map<string, Buffer | undefined>>(xattrsMax);
   readonly #mayBelieve: () => boolean;
   /** Counts changes. */
   #now = 0;

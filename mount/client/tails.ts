@@ -1,5 +1,5 @@
-import { LRUCache } from "lru-cache";
 import { type Clock, sleep } from "../../common/clock.ts";
+import { lastUsed } from "../../common/lru.ts";
 import type { Ino } from "../../protocol/id.ts";
 import { takeTail } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
@@ -32,7 +32,7 @@ export class Tails {
   readonly #ticket: () => number;
   readonly #onAttr: (attr: Attr, ticket: number) => void;
   readonly #held = new Map<Ino, Tail>();
-  readonly #revoked = new LRUCache<Ino, number>({ max: revokedMax });
+  readonly #revoked = lastUsed<Ino, number>(revokedMax);
   /** Questions for tails that are under way. */
   readonly #taking = new Map<Ino, number>();
   readonly #waiting = new Set<() => void>();

@@ -1,6 +1,6 @@
-import { LRUCache } from "lru-cache";
 import type { Clock } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
+import { lastUsed } from "../../common/lru.ts";
 import { KeyedMutex, Semaphore } from "../../common/mutex.ts";
 import type { ChunkHandle, Ino } from "../../protocol/id.ts";
 import { fileBytesMax, payloadBytesMax } from "../../protocol/limits.ts";
@@ -79,9 +79,9 @@ export class WriteBack {
   readonly #options: WriteBackOptions;
   readonly #files = new Map<Ino, DirtyFile>();
   /** Chunks that a later fsync has to sync, of files that are otherwise clean. */
-  readonly #unsynced = new LRUCache<Ino, Unsynced>({ max: unsyncedFilesMax });
+  readonly #unsynced = lastUsed<Ino, Unsynced>(unsyncedFilesMax);
   /** Chunks that commits have named: a grant from before them still says that they are new. */
-  readonly #listed = new LRUCache<ChunkHandle, true>({ max: listedMax });
+  readonly #listed = lastUsed<ChunkHandle, true>(listedMax);
   readonly #budget: Semaphore;
   readonly #locks = new KeyedMutex<Ino>();
   readonly #commits = new KeyedMutex<Ino>();

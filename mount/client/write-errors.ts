@@ -1,4 +1,4 @@
-import { LRUCache } from "lru-cache";
+import { lastUsed } from "../../common/lru.ts";
 import type { Ino } from "../../protocol/id.ts";
 
 /** Files with errors that somebody may still have to be told of (P8). */
@@ -24,7 +24,7 @@ interface Failure {
  * calls errseq_t).
  */
 export class WriteErrors {
-  readonly #failures = new LRUCache<Ino, Failure>({ max: filesMax });
+  readonly #failures = lastUsed<Ino, Failure>(filesMax);
   #last = 0;
 
   /** Errors added so far. */

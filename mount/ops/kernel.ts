@@ -1,6 +1,6 @@
-import { LRUCache } from "lru-cache";
 import { type Clock, sleep } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
+import { lastUsed } from "../../common/lru.ts";
 import type { Ino } from "../../protocol/id.ts";
 import type { RequestOf } from "../../protocol/method.ts";
 import type { invalidate } from "../../protocol/methods/namespace.ts";
@@ -25,7 +25,7 @@ type Changes = RequestOf<typeof invalidate>;
 export class Kernel {
   #caches: KernelCaches | undefined;
   /** Files whose contents have been as the kernel may have them since they were last opened. */
-  readonly #pages = new LRUCache<Ino, true>({ max: filesMax });
+  readonly #pages = lastUsed<Ino, true>(filesMax);
   /** Pages that the kernel is dropping. */
   readonly #dropping = new Map<Ino, Promise<unknown>>();
   readonly #clock: Clock;

@@ -1,7 +1,10 @@
+import { blockBytes } from "../../common/crc32c.ts";
 import { chunkFileName } from "../../chunkd/store/files.ts";
-import { decodeRecord } from "../../chunkd/store/record.ts";
+import { decodeChunkRef } from "../../master/store/tables.ts";
+import { numberKey } from "../../master/store/bytes.ts";
 import type { ChunkHandle } from "../../protocol/id.ts";
-import type { SimCluster, SimServer } from "./cluster.ts";
+import { isIntact, replicaOf } from "./checks.ts";
+import { chunkBytes, type SimCluster, type SimServer } from "./cluster.ts";
 import type { Random } from "./random.ts";
 
 /**
@@ -19,33 +22,58 @@ export class BitFlips {
     this.#random = options.random;
   }
 
+  /** In any chunk. */
   one(): void {
-    const { world, master, servers } = this.#cluster;
-    const { program } = master;
-    const server = this.#random.pick(servers);
-    if (!program || !server.program) return;
-    const handles = [...server.index.committed.chunks.keys()].filter((handle) => {
-      const chunk = program.chunks.sets.find(handle);
-      if (this.flipped.has(handle) || !chunk || chunk.servers.length < 3) return false;
-      return program.chunks.sets.isWhole(handle, chunk) && isClean(server, handle);
-    });
-    if (handles.length === 0) return;
-    const handle = this.#random.pick(handles);
-    if (!this.#flip(server, handle)) return;
+    const server = this.#random.pick(this.#cluster.servers);
+    const handles = [...server.index.committed.chunks.keys()].filter((h) => this.#areGood(h));
+    if (handles.length > 0) this.#flip(server, this.#random.pick(handles), undefined);
+  }
+
+  /**
+   * Under a write that is about to be made at `offset` of a file: in a byte of the block where it
+   * begins, before it. The bit must neither be taken over into the block's new CRC, nor be lost.
+   */
+  under({ ino, offset }: { ino: number; offset: number }): void {
+    const { program } = this.#cluster.master;
+    const key = numberKey(ino, Math.floor(offset / chunkBytes));
+    const row = program?.committer.store.get("chunkmap", key);
+    if (!row) return;
+    const { handle } = decodeChunkRef(row);
+    const at = offset % chunkBytes;
+    const first = at - (at % blockBytes);
+    if (first === at || !this.#areGood(handle)) return;
+    const holders = this.#cluster.servers.filter((server) =>
+      server.index.committed.chunks.has(handle),
+    );
+    this.#flip(this.#random.pick(holders), handle, { first, end: at });
+  }
+
+  #flip(
+    server: SimServer,
+    handle: ChunkHandle,
+    range: { first: number; end: number } | undefined,
+  ): void {
+    const { world } = this.#cluster;
+    const name = chunkFileName(handle);
+    const path = `${server.root}/chunks/${name.slice(-2)}/${name}`;
+    const done = server.index.flip(handle, this.#random, range) || server.disk.flip(path, range);
+    if (!done) return;
     this.flipped.add(handle);
-    world.count("fault: bit flipped");
+    world.count(range ? "fault: bit flipped under a write" : "fault: bit flipped");
     world.note(`${server.node.name} a bit turns in chunk ${handle}`);
   }
 
-  #flip(server: SimServer, handle: ChunkHandle): boolean {
-    const name = chunkFileName(handle);
-    const path = `${server.root}/chunks/${name.slice(-2)}/${name}`;
-    return server.index.flip(handle, this.#random) || server.disk.flip(path);
+  /** As many replicas as there shall be, and all are clean and what they were. */
+  #areGood(handle: ChunkHandle): boolean {
+    const { master, servers } = this.#cluster;
+    const sets = master.program?.chunks.sets;
+    const chunk = sets?.find(handle);
+    if (!sets || !chunk || chunk.servers.length < 3 || !sets.isWhole(handle, chunk)) return false;
+    return chunk.servers.every((id) => {
+      const server = servers.find((each) => each.id === id);
+      const replica = server && replicaOf(server, handle);
+      if (typeof replica !== "object" || replica.record.dirty) return false;
+      return replica.record.version === chunk.version && isIntact(replica);
+    });
   }
-}
-
-function isClean(server: SimServer, handle: ChunkHandle): boolean {
-  const stored = server.index.committed.chunks.get(handle);
-  const record = stored && decodeRecord(handle, stored);
-  return typeof record === "object" && !record.dirty;
 }

@@ -1,51 +1,59 @@
-import { decodeRecord } from "../../chunkd/store/record.ts";
+import { type ChunkRecord, decodeRecord } from "../../chunkd/store/record.ts";
 import { chunkFileName } from "../../chunkd/store/files.ts";
-import { draftsMax } from "../../chunkd/limits.ts";
 import { crcsByBlock } from "../../common/crc32c.ts";
+import { checkStore } from "../../master/check/check.ts";
 import type { Master } from "../../master/master.ts";
-import { chunkHandle, type ChunkHandle } from "../../protocol/id.ts";
+import type { ChunkHandle } from "../../protocol/id.ts";
 import { parseHistoryKey } from "../../master/store/history.ts";
-import { type Chunk, decodeChunk, decodeChunkRef } from "../../master/store/tables.ts";
+import { type Chunk, decodeChunkRef } from "../../master/store/tables.ts";
 import type { SimCluster, SimServer } from "./cluster.ts";
+import { leftOver } from "./leaks.ts";
+import { chunksOf, everything } from "./tables.ts";
 
 /** What must hold of the cluster as a whole, seen from above: of disks and tables. */
 
-export const everything = { from: Buffer.alloc(0), to: undefined };
-
-/** Chunk records by handle. */
-export function chunksOf(master: Master): Map<ChunkHandle, Chunk> {
-  const chunks = new Map<ChunkHandle, Chunk>();
-  for (const { key, value } of master.committer.store.range("chunk", everything)) {
-    chunks.set(chunkHandle(Number(key.readBigUInt64BE())), decodeChunk(value));
+/** Why not all programs run with every chunk on as many servers as it shall be, if that is so. */
+export function wound(cluster: SimCluster): string | undefined {
+  const { master, servers, clients } = cluster;
+  const { program } = master;
+  if (!program) return "the master does not run";
+  for (const { id, node } of servers) if (id === undefined) return `${node.name} does not run`;
+  for (const client of clients) if (!client.fileSystem) return `${client.node.name} does not run`;
+  const { sets } = program.chunks;
+  for (const [handle, chunk] of chunksOf(program)) {
+    if (!chunk.written || isLost(cluster, handle, chunk)) continue;
+    const set = `chunk ${handle} (servers ${chunk.servers.join(",")})`;
+    if (chunk.servers.length < Math.min(chunk.goal, servers.length)) return `${set} is below goal`;
+    if (sets.unsettled.of(handle).size > 0) return `${set} is in doubt`;
+    if (!sets.isWhole(handle, chunk)) return `${set} is on ${sets.present(handle).join(",")} only`;
   }
-  return chunks;
+  return undefined;
 }
 
-/** All programs run, and every chunk with data is on as many servers as it shall be. */
-export function isHealed({ master, servers, clients }: SimCluster): boolean {
-  const { program } = master;
-  if (!program || servers.some((server) => server.id === undefined)) return false;
-  if (clients.some(({ fileSystem }) => fileSystem === undefined)) return false;
-  for (const [handle, chunk] of chunksOf(program)) {
-    const { sets } = program.chunks;
-    if (!chunk.written) continue;
-    if (chunk.servers.length < Math.min(chunk.goal, servers.length)) return false;
-    if (!sets.isWhole(handle, chunk) || sets.unsettled.of(handle).size > 0) return false;
-  }
-  return true;
+/**
+ * Disks that fail can take more replicas than there are left: a chunk that has shrunk to one whose
+ * disk then fails to keep it. Then an error is all that can be told.
+ */
+function isLost({ servers, disksFail }: SimCluster, handle: ChunkHandle, chunk: Chunk): boolean {
+  if (!disksFail) return false;
+  const members = servers.filter(({ id }) => chunk.servers.some((member) => member === id));
+  return members.length > 0 && members.every(({ node }) => node.badChunks.has(handle));
 }
 
 /** After a while in which nobody has done anything. */
 export function checkQuiet(cluster: SimCluster, flipped: ReadonlySet<ChunkHandle>): void {
-  const { world, master, servers } = cluster;
+  const { world, master } = cluster;
   const { program } = master;
   if (!program) return world.violate("the master does not run");
   const chunks = chunksOf(program);
   checkReferences(cluster, program, chunks);
-  for (const server of servers) checkLeaks(cluster, server, chunks);
+  checkTables(cluster, program);
+  const left = leftOver(cluster);
+  world.count("checked: nothing is left over");
+  if (left !== undefined) world.violate(`what is left over came back: ${left}`);
   for (const [handle, chunk] of chunks) {
-    // A bit that turned where nobody has read since.
-    if (!flipped.has(handle)) checkReplicas(cluster, handle, chunk);
+    if (isLost(cluster, handle, chunk)) world.count("chunk lost by failing disks");
+    else checkReplicas(cluster, { handle, chunk, isFlipped: flipped.has(handle) });
   }
 }
 
@@ -75,65 +83,77 @@ function checkReferences(
   }
 }
 
-/** Every chunk on a server is one that the master knows, and knows to be there. */
-function checkLeaks(
-  { world }: SimCluster,
-  server: SimServer,
-  chunks: ReadonlyMap<ChunkHandle, Chunk>,
-): void {
-  const where = server.node.name;
-  const { id, index, disk, root } = server;
-  for (const handle of index.committed.chunks.keys()) {
-    world.count("checked: replicas wanted");
-    const chunk = chunks.get(handle);
-    const member = chunk?.servers.some((each) => each === id);
-    if (!member) world.violate(`${where} has chunk ${handle}, which is not its to have`);
-  }
-  for (const path of disk.paths(`${root}/chunks/`)) {
-    const handle = chunkHandle(Number.parseInt(path.slice(path.lastIndexOf("/") + 1), 16));
-    // A file that could not be removed when its record was is at the next start.
-    const known = index.committed.chunks.has(handle) || index.committed.removals.has(handle);
-    if (!known) world.violate(`${where} has ${path} and no record`);
-  }
-  // Copies that were broken off, kept for another try until the next start.
-  const staged = disk.paths(`${root}/staging/`).length;
-  if (staged > draftsMax) world.violate(`${where} has left ${staged} files in staging/`);
+/** What `gfs-master --check` looks for. */
+function checkTables({ world }: SimCluster, master: Master): void {
+  const { rows } = checkStore(master.committer.store, (fault) => world.violate(`table: ${fault}`));
+  for (const [table, count] of rows) world.count(`checked: rows of ${table}`, count);
 }
 
-/** Replicas are equal, byte for byte, whenever nobody writes; and their CRCs are right. */
-function checkReplicas({ world, servers }: SimCluster, handle: ChunkHandle, chunk: Chunk): void {
+/**
+ * Replicas are equal, byte for byte, whenever nobody writes; and their CRCs are right. Where a bit
+ * has turned since somebody looked, a CRC says so, and is what it was.
+ */
+function checkReplicas(
+  { world, servers }: SimCluster,
+  { handle, chunk, isFlipped }: { handle: ChunkHandle; chunk: Chunk; isFlipped: boolean },
+): void {
   if (!chunk.written) return;
   const members = servers.filter((server) => chunk.servers.some((each) => each === server.id));
-  let first: { name: string; bytes: Buffer } | undefined;
+  let first: { name: string; replica: Replica } | undefined;
   for (const server of members) {
     const { name } = server.node;
-    const bytes = replicaOf(server, handle, chunk);
-    if (typeof bytes === "string") return world.violate(`chunk ${handle} on ${name}: ${bytes}`);
+    const replica = replicaOf(server, handle);
+    if (typeof replica === "string") return world.violate(`chunk ${handle} on ${name}: ${replica}`);
+    const wrong = wrongWith(replica, chunk, isFlipped);
+    if (wrong !== undefined) return world.violate(`chunk ${handle} on ${name}: ${wrong}`);
     world.count("checked: replicas equal");
-    first ??= { name, bytes };
-    if (!bytes.equals(first.bytes)) {
-      const at = bytes.findIndex((byte, i) => byte !== first?.bytes[i]);
-      const lengths = `${first.bytes.length} and ${bytes.length} bytes`;
-      const where = `from byte ${at}, ${lengths}`;
-      return world.violate(`chunk ${handle} differs on ${first.name} and ${name} ${where}`);
-    }
+    first ??= { name, replica };
+    const differs = difference(first.replica, replica, isFlipped);
+    if (differs === undefined) continue;
+    return world.violate(`chunk ${handle} differs on ${first.name} and ${name}: ${differs}`);
   }
 }
 
-/** A replica's bytes, or what is wrong with it. */
-function replicaOf(server: SimServer, handle: ChunkHandle, chunk: Chunk): Buffer | string {
+export interface Replica {
+  record: ChunkRecord;
+  bytes: Buffer;
+}
+
+/** What a server has of a chunk, past all faults, or what it lacks. */
+export function replicaOf(server: SimServer, handle: ChunkHandle): Replica | string {
   const stored = server.index.committed.chunks.get(handle);
   if (!stored) return "it is not there";
   const record = decodeRecord(handle, stored);
   if (typeof record === "string") return record;
-  if (record.version !== chunk.version) return `version ${record.version}, not ${chunk.version}`;
   const name = chunkFileName(handle);
   const path = `${server.root}/chunks/${name.slice(-2)}/${name}`;
   const bytes = record.small ? server.index.committed.small.get(handle) : server.disk.peek(path);
   if (!bytes) return "its bytes are not there";
-  if (record.dirty) return bytes;
+  return { record, bytes: record.dirty ? bytes : bytes.subarray(0, record.length) };
+}
+
+function wrongWith(
+  { record, bytes }: Replica,
+  chunk: Chunk,
+  isFlipped: boolean,
+): string | undefined {
+  if (record.version !== chunk.version) return `version ${record.version}, not ${chunk.version}`;
+  if (record.dirty) return undefined;
   if (bytes.length < record.length) return `${bytes.length} bytes of ${record.length}`;
-  const content = bytes.subarray(0, record.length);
-  if (crcsByBlock(content, 0).join() !== record.crcs.join()) return "a CRC does not match";
-  return content;
+  return isFlipped || isIntact({ record, bytes }) ? undefined : "a CRC does not match";
+}
+
+export function isIntact({ record, bytes }: Replica): boolean {
+  return crcsByBlock(bytes, 0).join() === record.crcs.join();
+}
+
+function difference(one: Replica, other: Replica, isFlipped: boolean): string | undefined {
+  const lengths = `${one.bytes.length} and ${other.bytes.length} bytes`;
+  if (isFlipped && !one.record.dirty && !other.record.dirty) {
+    const block = one.record.crcs.findIndex((crc, i) => crc !== other.record.crcs[i]);
+    const areEqual = block < 0 && one.record.crcs.length === other.record.crcs.length;
+    return areEqual ? undefined : `CRCs from block ${block} on, ${lengths}`;
+  }
+  if (one.bytes.equals(other.bytes)) return undefined;
+  return `from byte ${one.bytes.findIndex((byte, i) => byte !== other.bytes[i])}, ${lengths}`;
 }

@@ -38,6 +38,8 @@ export class SimCluster {
   readonly master: SimMaster;
   readonly servers: SimServer[];
   readonly clients: SimClient[];
+  /** More than one disk may fail. */
+  disksFail = false;
   #uuids = 0;
 
   constructor({ world, sync }: ClusterOptions) {

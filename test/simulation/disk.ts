@@ -112,10 +112,12 @@ export class SimDisk {
   }
 
   /** Turns one bit of a file, on the disk and in memory. False if there is none. */
-  flip(path: string): boolean {
+  flip(path: string, range?: { first: number; end: number }): boolean {
     const file = this.#names.get(path);
-    if (!file || file.bytes.length === 0) return false;
-    const at = this.#random.below(file.bytes.length);
+    const { first = 0, end = Infinity } = range ?? {};
+    const length = Math.min(end, file?.bytes.length ?? 0) - first;
+    if (!file || length <= 0) return false;
+    const at = first + this.#random.below(length);
     const bit = 1 << this.#random.below(8);
     for (const bytes of [file.bytes, file.durable]) {
       if (at < bytes.length) bytes[at] = (bytes[at] ?? 0) ^ bit;

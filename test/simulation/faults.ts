@@ -104,6 +104,12 @@ export class Nemesis {
     return this.#flips.flipped;
   }
 
+  /** A client is about to write. */
+  beforeWrite(where: { ino: number; offset: number }): void {
+    if (this.#ended || !this.#plan.kinds.has("bit-flip")) return;
+    if (this.#random.chance(0.3)) this.#flips.under(where);
+  }
+
   /** No more faults, and those that last are mended. */
   end(): void {
     this.#ended = true;

@@ -73,11 +73,13 @@ export class IndexDisk {
   }
 
   /** Turns a bit of a small chunk, wherever it lies. False if there is none such. */
-  flip(handle: ChunkHandle, random: Random): boolean {
+  flip(handle: ChunkHandle, random: Random, range?: { first: number; end: number }): boolean {
     const bytes = this.committed.small.get(handle);
-    if (!bytes?.length) return false;
+    const { first = 0, end = Infinity } = range ?? {};
+    const length = Math.min(end, bytes?.length ?? 0) - first;
+    if (!bytes || length <= 0) return false;
     const flipped = Buffer.from(bytes);
-    const at = random.below(bytes.length);
+    const at = first + random.below(length);
     flipped[at] = (flipped[at] ?? 0) ^ (1 << random.below(8));
     for (const tables of [this.committed, this.#flushed]) {
       if (tables.small.get(handle) === bytes) tables.small.set(handle, flipped);

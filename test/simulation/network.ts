@@ -43,8 +43,6 @@ export class Network {
   /** Directions in which nothing gets through, as "from>to". */
   readonly #blocked = new Set<string>();
   readonly #links = new Set<Link>();
-  /** Per node, how often one of its connections has ended or its path was cut. */
-  readonly #disturbances = new Map<SimNode, number>();
   #linksMade = 0;
 
   constructor(world: World) {
@@ -55,27 +53,7 @@ export class Network {
     return this.#world;
   }
 
-  disturb(...nodes: readonly SimNode[]): void {
-    for (const node of nodes) this.#disturbances.set(node, this.disturbances(node) + 1);
-  }
-
-  disturbances(node: SimNode): number {
-    return this.#disturbances.get(node) ?? 0;
-  }
-
-  /** True if what either says gets to the other, over a connection that is up at both ends. */
-  areConnected(one: Life, other: Life): boolean {
-    if (this.isBlocked(one.node, other.node) || this.isBlocked(other.node, one.node)) return false;
-    return this.links(one.node).some(({ broken, ends }) => {
-      const lives = ends.map(({ life }) => life);
-      return (
-        !broken && lives.includes(one) && lives.includes(other) && ends.every((e) => !e.closed)
-      );
-    });
-  }
-
   block(from: SimNode, to: SimNode): void {
-    this.disturb(from, to);
     this.#blocked.add(`${from.name}>${to.name}`);
   }
 
@@ -87,10 +65,9 @@ export class Network {
     return this.#blocked.has(`${from.name}>${to.name}`);
   }
 
-  /** Connections that are up at either end; `of`: only those of a node. */
-  links(of?: SimNode): readonly Link[] {
-    const links = [...this.#links];
-    return of ? links.filter((link) => link.ends.some((end) => end.life.node === of)) : links;
+  /** Connections that are up at either end. */
+  get connections(): number {
+    return this.#links.size;
   }
 
   forget(link: Link): void {
@@ -176,7 +153,6 @@ export class Link {
     this.broken = true;
     const { world } = this.network;
     world.note(`${this.name} breaks`);
-    this.network.disturb(...this.ends.map(({ life }) => life.node));
     for (const end of this.ends) {
       if (world.random.chance(0.3)) continue;
       end.life.after(world.random.about(300), () => end.end("connection reset"));
@@ -251,7 +227,6 @@ export class End implements Transport {
     if (this.closed) return;
     this.closed = true;
     this.#early.clear();
-    this.#link.network.disturb(this.life.node, this.peer.life.node);
     this.#link.ended();
     if (!this.life.ended) this.#onClose(reason);
   }

@@ -2,9 +2,9 @@ import { numberFromKey } from "../../master/store/bytes.ts";
 import { parseHistoryKey } from "../../master/store/history.ts";
 import { decodeChunkRef } from "../../master/store/tables.ts";
 import type { ChunkHandle } from "../../protocol/id.ts";
-import { chunksOf, everything } from "./checks.ts";
 import type { SimCluster, SimServer } from "./cluster.ts";
 import type { Model } from "./model.ts";
+import { chunksOf, everything } from "./tables.ts";
 
 /**
  * Which files a loss of power may take bytes from. What was closed, and not synced, is on every

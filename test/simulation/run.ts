@@ -1,8 +1,9 @@
 import { draftMsMax } from "../../chunkd/limits.ts";
 import type { SyncMode } from "../../master/namespace/committer.ts";
-import { checkQuiet, isHealed } from "./checks.ts";
+import { checkQuiet, wound } from "./checks.ts";
 import { SimCluster } from "./cluster.ts";
 import { Nemesis, planFaults } from "./faults.ts";
+import { leftOver } from "./leaks.ts";
 import { Model } from "./model.ts";
 import { paths, Workload } from "./workload.ts";
 import { inWorld, World } from "./world.ts";
@@ -31,7 +32,7 @@ export interface RunResult {
   counts: ReadonlyMap<string, number>;
 }
 
-const forMsDefault = 40_000;
+const forMsDefault = 30_000;
 const startMsMax = 60_000;
 /**
  * All must be whole again this long after the last fault: a server counts as dead after a minute,
@@ -40,6 +41,10 @@ const startMsMax = 60_000;
 const healMsMax = 240_000;
 /** What takes longest in the background: a draft of a copy that nobody finishes. */
 const backgroundMs = 1.2 * draftMsMax;
+/** Then nothing may come up again: a few heartbeats and rounds of repair. */
+const quietMs = 20_000;
+/** How often is looked whether something has come about. */
+const lookEveryMs = 20;
 /** Nothing goes on for so many events in such a run: more is a circle. */
 const eventsMax = 1_500_000;
 
@@ -58,9 +63,11 @@ async function runSeed(world: World, options: RunOptions): Promise<void> {
   world.note(`sync=${sync} faults=${[...plan.kinds].join(",")}`);
   const cluster = new SimCluster({ world, sync });
   cluster.network.traced = messages;
+  cluster.disksFail = plan.kinds.has("bad-disk");
   const model = new Model({ paths: paths(), durable: sync === "always" });
   const workload = new Workload({ cluster, model, tolerated: plan.tolerated });
   const nemesis = new Nemesis({ cluster, model, plan });
+  workload.beforeWrite = (where) => nemesis.beforeWrite(where);
   cluster.start();
   const { clients, servers } = cluster;
   const isUp = (): boolean =>
@@ -87,11 +94,18 @@ async function heal(
   workload.stop();
   const wait = { what: () => `operations under way end: ${workload.unanswered}` };
   await until(world, wait.what, () => workload.idle, healMsMax);
-  await until(world, "all is whole again", () => isHealed(cluster), healMsMax);
-  await registerAgain(world, cluster);
+  const isWhole = (): boolean => wound(cluster) === undefined;
+  await until(world, () => `all is whole again: ${wound(cluster)}`, isWhole, healMsMax);
+  const left = (): string | undefined => leftOver(cluster);
+  await until(
+    world,
+    () => `nothing is left over: ${left()}`,
+    () => !left(),
+    backgroundMs,
+  );
   // What is told in heartbeats, and cleaned in the background, has the time to be.
-  await world.run(() => false, { untilMs: world.nowMs + backgroundMs, eventsMax });
-  await until(world, "all is whole still", () => isHealed(cluster), healMsMax);
+  await world.run(() => false, { untilMs: world.nowMs + quietMs, eventsMax });
+  await until(world, () => `all is whole still: ${wound(cluster)}`, isWhole, healMsMax);
   if (world.violation !== undefined) return;
   checkQuiet(cluster, nemesis.flipped);
   let checked = false;
@@ -107,19 +121,6 @@ async function heal(
   );
 }
 
-/** A server that stays connected is told of what it has too much when it registers again. */
-async function registerAgain(world: World, cluster: SimCluster): Promise<void> {
-  const { life } = cluster.master.node;
-  for (const { node } of cluster.servers) {
-    for (const link of cluster.network.links(node)) {
-      if (!link.ends.some((end) => end.life === life)) continue;
-      for (const end of link.ends) end.end("once more");
-    }
-    await world.run(() => false, { untilMs: world.nowMs + 5_000, eventsMax });
-    await until(world, "all is whole again", () => isHealed(cluster), healMsMax);
-  }
-}
-
 async function until(
   world: World,
   what: string | (() => string),
@@ -127,7 +128,13 @@ async function until(
   msMax: number,
 ): Promise<void> {
   if (world.violation !== undefined) return;
-  const reached = await world.run(done, { untilMs: world.nowMs + msMax, eventsMax });
+  let nextMs = world.nowMs;
+  const isDone = (): boolean => {
+    if (world.nowMs < nextMs) return false;
+    nextMs = world.nowMs + lookEveryMs;
+    return done();
+  };
+  const reached = await world.run(isDone, { untilMs: world.nowMs + msMax, eventsMax });
   if (!reached && world.violation === undefined) {
     world.violate(`waited ${msMax} ms in vain until ${typeof what === "string" ? what : what()}`);
   }

@@ -8,8 +8,12 @@ import type { Mount, Workload } from "./workload.ts";
 export const caller: Caller = { uid: 0, gid: 0, pid: 1 };
 /** Of open(2). */
 export const flags = { readOnly: 0, readWrite: 2, truncate: 0o1000 } as const;
-/** No write begins further on. */
+/** No write to most files begins further on. */
+const fileBytesMost = 160_000;
+/** Some are larger, up to this: of two chunks. */
 const fileBytesMax = 1.5 * chunkBytes;
+/** Every so many files are. */
+const largeEvery = 5;
 
 /** All of a file, opened anew. */
 export async function readAll(
@@ -103,25 +107,34 @@ export class Session {
     this.#workload.world.note(`${this.#client.name} file ${this.#file.id} ${what}`);
   }
 
+  get #isLarge(): boolean {
+    return this.#file.id % largeEvery === 0;
+  }
+
+  get #bytesMax(): number {
+    return this.#isLarge ? fileBytesMax : fileBytesMost;
+  }
+
   #length(): number {
     return this.#random.chance(0.7)
       ? this.#random.between(1, 20_000)
-      : this.#random.between(1, 200_000);
+      : this.#random.between(1, this.#isLarge ? 200_000 : 80_000);
   }
 
   async #write(): Promise<void> {
     const length = this.#length();
     const end = this.#own.sizeMax + (this.#random.chance(0.2) ? 150_000 : 1);
     // Now and then where two chunks meet.
-    const offset = this.#random.chance(0.08)
-      ? chunkBytes - this.#random.below(length + 10_000)
-      : this.#random.below(Math.min(end, fileBytesMax));
+    const offset =
+      this.#isLarge && this.#random.chance(0.15)
+        ? chunkBytes - this.#random.below(length + 10_000)
+        : this.#random.below(Math.min(end, this.#bytesMax));
     await this.#put(offset, length, false);
   }
 
   async #append(): Promise<void> {
     const { sizeMin, sizeMax } = this.#own;
-    if (sizeMin !== sizeMax || sizeMax > fileBytesMax) return;
+    if (sizeMin !== sizeMax || sizeMax > this.#bytesMax) return;
     await this.#put(sizeMax, this.#length(), true);
   }
 
@@ -132,6 +145,8 @@ export class Session {
     this.#own.write(source, offset, length);
     this.#mayBecome(this.#own);
     this.#note(`${append ? "append" : "write"} ${source}: ${offset}+${length}`);
+    const { ino } = this.#file;
+    if (ino !== undefined) this.#workload.beforeWrite({ ino, offset });
     await this.#ask((fs) =>
       fs.write(this.#open, { offset, data, append, killSuidGid: false }, caller),
     );

@@ -43,18 +43,12 @@ export interface Mount {
   readonly life: Life;
   readonly fileSystem: FileSystem;
   readonly name: string;
-  /** What happened since cannot have come between it and the master. */
-  readonly isSteady: () => boolean;
 }
 
 /** A client's mount, for one operation. */
-function mountOf(cluster: SimCluster, client: SimClient): Mount {
-  const { network, master } = cluster;
+function mountOf(client: SimClient): Mount {
   const { life, name } = client.node;
-  const known = network.areConnected(life, master.node.life);
-  const before = network.disturbances(client.node);
-  const isSteady = (): boolean => known && network.disturbances(client.node) === before;
-  return { life, name, fileSystem: client.ready, isSteady };
+  return { life, name, fileSystem: client.ready };
 }
 
 export function paths(): string[] {
@@ -65,6 +59,8 @@ export function paths(): string[] {
 
 export class Workload {
   readonly model: Model;
+  /** Called when a client is about to write. */
+  beforeWrite: (where: { ino: number; offset: number }) => void = () => undefined;
   /** Statuses that injected faults of disks may lead to. */
   readonly #tolerated: ReadonlySet<string>;
   readonly #world: World;
@@ -85,7 +81,7 @@ export class Workload {
 
   /** Makes the directories, and sets the clients to work. */
   async start(): Promise<void> {
-    const first = mountOf(this.#cluster, must(this.#cluster.clients[0], "a client"));
+    const first = mountOf(must(this.#cluster.clients[0], "a client"));
     for (const name of directories) {
       await this.#ask(first, (fs) =>
         fs.mkdir(rootNode, Buffer.from(name), { mode: 0o40755, umask: 0 }, caller),
@@ -116,7 +112,7 @@ export class Workload {
       await this.#world.pause(this.#random.about(pauseMs));
       if (!client.fileSystem || client.node.stopped || this.#stopping) continue;
       this.#running += 1;
-      const mount = mountOf(this.#cluster, client);
+      const mount = mountOf(client);
       const { life } = mount;
       const lost = life.said.get(sessionLost);
       try {
@@ -142,15 +138,9 @@ export class Workload {
     else this.#world.violate(`${client.name} got ${status}: ${message}`);
   }
 
-  /**
-   * The client was told what is not so. One that is cut off from the master, and has not noticed,
-   * believes its caches: that is let pass, and the operation goes no further.
-   */
+  /** The client was told what is not so. */
   wrong(client: Mount, what: string): void {
-    if (client.isSteady()) return this.#world.violate(`${client.name} ${what}`);
-    this.#world.note(`${client.name}, cut off: ${what}`);
-    this.#world.count("stale answers while cut off");
-    throw new Ended();
+    this.#world.violate(`${client.name} ${what}`);
   }
 
   /** Asks the client in its own time; rejects with `Ended` when it ends before it has answered. */
@@ -522,7 +512,7 @@ export class Workload {
 
   /** A look at everything, when nothing happens any more. */
   async checkAll(): Promise<void> {
-    const client = mountOf(this.#cluster, must(this.#cluster.clients[0], "a client"));
+    const client = mountOf(must(this.#cluster.clients[0], "a client"));
     for (const name of this.model.names.values()) {
       const { file, node } = await this.#lookup(client, name);
       if (file) await this.readWhole(client, file, node);

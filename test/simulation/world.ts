@@ -150,6 +150,8 @@ export class SimNode {
   /** How fast its monotonic clock runs, and where it began. */
   readonly rate: number;
   readonly #startMs: number;
+  /** Chunks that it has ever found bad here. */
+  readonly badChunks = new Set<number>();
   /** Steps of its wall clock, in ns. */
   wallJumpNs = 0n;
   #lives = 0;
@@ -262,21 +264,16 @@ function logOf(life: Life): Log {
     (event: string, facts: Record<string, unknown> = {}): void => {
       if (life.ended) return;
       life.said.set(event, (life.said.get(event) ?? 0) + 1);
+      if (event === "chunk.bad") life.node.badChunks.add(Number(facts["handle"]));
       world.note(`${life.name} ${level} ${event} ${factsText(facts)}`);
       if (isBug(facts["error"])) world.failed(`${life.name} ${event}`, facts["error"]);
     };
   return { debug: say("debug"), event: say("info"), warn: say("warn"), error: say("error") };
 }
 
-/**
- * Of bugs that are known and not mended yet: a chunk that is deleted while repair copies it makes
- * an assertion fail, and nothing else.
- */
-const known = ["missing: chunk"];
-
 function isBug(error: unknown): boolean {
   if (error === undefined || typeof error === "string") return false;
-  if (error instanceof AssertionError) return !known.some((text) => error.message.includes(text));
+  if (error instanceof AssertionError) return true;
   return !(error instanceof StatusError) && errnoName(error) === undefined;
 }
 
