@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { closeSync, mkdirSync, openSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -18,6 +18,10 @@ import { status } from "../protocol/methods/admin.ts";
 export type Status = ReplyOf<typeof status>;
 
 const readyMsMax = 60_000;
+/** Of a mount that was killed: the master may be stopped for longer than its leases meanwhile. */
+const remountMsMax = 180_000;
+/** MiB per second: a round must have ended soon after the last fault. */
+const scrubRate = 32;
 
 export const builtPath = (name: string): string =>
   fileURLToPath(new URL(`../${name}`, import.meta.url));
@@ -83,11 +87,18 @@ export interface SoakOptions {
   port: number | undefined;
 }
 
+export interface SoakMount {
+  directory: string;
+  program: Program;
+  /** Of the one that is killed, too: where its load reads how often (`WorkerOptions.cuts`). */
+  cuts: string | undefined;
+}
+
 export class SoakCluster {
   readonly directory: string;
   readonly master: Program;
   readonly servers: Program[] = [];
-  readonly mounts: { directory: string; program: Program }[] = [];
+  readonly mounts: SoakMount[] = [];
   readonly address: Address;
   /** The last server's disk is a small one, where that can be had. */
   small: string | undefined;
@@ -102,13 +113,18 @@ export class SoakCluster {
     const where = ["--master", formatAddress(address)];
     for (let i = 1; i <= options.servers; i += 1) {
       const data = ["--data", path.join(this.directory, `c${i}`)];
+      data.push("--scrub-rate", String(scrubRate));
       this.servers.push(this.#program(`chunkd-${i}`, "chunkd", [...where, ...data]));
     }
     for (let i = 1; i <= options.mounts; i += 1) {
       const directory = path.join(this.directory, `m${i}`);
       mkdirSync(directory);
       const args = [directory, "-f", ...where];
-      this.mounts.push({ directory, program: this.#program(`mount-${i}`, "mount", args) });
+      // One mount only has a load that is told that it was killed; never all of them.
+      const cuts =
+        i > 1 && i === options.mounts ? path.join(this.directory, "shadow", "cuts") : undefined;
+      if (cuts !== undefined) writeFileSync(cuts, "0");
+      this.mounts.push({ directory, program: this.#program(`mount-${i}`, "mount", args), cuts });
     }
   }
 
@@ -146,9 +162,9 @@ export class SoakCluster {
   }
 
   /** Starts a mount's driver and waits until the mount answers. */
-  async mount(mount: SoakCluster["mounts"][number]): Promise<void> {
+  async mount(mount: SoakMount, msMax = readyMsMax): Promise<void> {
     mount.program.start();
-    const endMs = systemClock.nowMs() + readyMsMax;
+    const endMs = systemClock.nowMs() + msMax;
     for (;;) {
       const isThere = listMounts().some(({ mountpoint }) => mountpoint === mount.directory);
       if (isThere && (await probe(mount.directory, 5_000)).state === "answers") return;
@@ -156,6 +172,18 @@ export class SoakCluster {
       if (systemClock.nowMs() > endMs) throw new UserError(`${mount.directory} does not answer`);
       await sleep(systemClock, 100);
     }
+  }
+
+  /** Kills a mount's driver, and mounts again after `wait`. */
+  async killMount(mount: SoakMount, count: number, wait: () => Promise<void>): Promise<void> {
+    if (mount.cuts === undefined) throw new Error(`${mount.directory} is not one to kill`);
+    writeFileSync(mount.cuts, String(count * 2 - 1));
+    await mount.program.kill();
+    await wait();
+    const failed = await unmount(mount.directory, { lazy: true, limitMs: 60_000 });
+    if (failed) throw new UserError(`${mount.directory} cannot be unmounted: ${failed.why}`);
+    await this.mount(mount, remountMsMax);
+    writeFileSync(mount.cuts, String(count * 2));
   }
 
   /** Unmounts and mounts again: nothing is cached any more. */
