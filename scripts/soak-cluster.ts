@@ -162,13 +162,22 @@ export class SoakCluster {
   }
 
   /** Starts a mount's driver and waits until the mount answers. */
-  async mount(mount: SoakMount, msMax = readyMsMax): Promise<void> {
+  async mount(mount: SoakMount, { again } = { again: false }): Promise<void> {
     mount.program.start();
+    const msMax = again ? remountMsMax : readyMsMax;
+    const patientMs = again ? systemClock.nowMs() + remountMsMax : 0;
     const endMs = systemClock.nowMs() + msMax;
     for (;;) {
       const isThere = listMounts().some(({ mountpoint }) => mountpoint === mount.directory);
       if (isThere && (await probe(mount.directory, 5_000)).state === "answers") return;
-      if (!mount.program.running) throw new UserError(`${mount.program.title} ended: see its log`);
+      if (!mount.program.running) {
+        // One that finds no master says so and ends; here the master may be one that was stopped.
+        if (systemClock.nowMs() > patientMs) {
+          throw new UserError(`${mount.program.title} ended: see its log`);
+        }
+        await sleep(systemClock, 1_000);
+        mount.program.start();
+      }
       if (systemClock.nowMs() > endMs) throw new UserError(`${mount.directory} does not answer`);
       await sleep(systemClock, 100);
     }
@@ -182,7 +191,7 @@ export class SoakCluster {
     await wait();
     const failed = await unmount(mount.directory, { lazy: true, limitMs: 60_000 });
     if (failed) throw new UserError(`${mount.directory} cannot be unmounted: ${failed.why}`);
-    await this.mount(mount, remountMsMax);
+    await this.mount(mount, { again: true });
     writeFileSync(mount.cuts, String(count * 2));
   }
 

@@ -31,6 +31,8 @@ type Fault = () => Promise<void>;
 
 export class Faults {
   readonly counts: Record<string, number> = {};
+  /** What could not be done, or not be undone. */
+  readonly failures: string[] = [];
   readonly #cluster: SoakCluster;
   readonly #random: () => number;
   readonly #tell: (text: string) => void;
@@ -55,7 +57,11 @@ export class Faults {
     const driver = async (): Promise<void> => {
       while (!this.#signal.aborted) {
         await this.#wait(pauseMs);
-        if (!this.#signal.aborted) await this.#next()();
+        if (this.#signal.aborted) return;
+        await this.#next()().catch((error: unknown) => {
+          this.failures.push(error instanceof Error ? error.message : String(error));
+          this.#tell(`not done: ${this.failures.at(-1)}`);
+        });
       }
     };
     await Promise.all([driver(), driver()]);

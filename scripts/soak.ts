@@ -185,6 +185,7 @@ class Fio {
 
 interface Report {
   faults: Record<string, number>;
+  faultsFailed: string[];
   load: WorkerResult[];
   hung: number;
   fio: { runs: number; failures: string[] };
@@ -276,7 +277,17 @@ class Soak {
       failures: fios.flatMap(({ failures }) => failures),
     };
     const hung = results.length - load.length;
-    return { faults: faults.counts, load, hung, fio, goalsMs, stillFlipped, verified };
+    const faultsFailed = faults.failures;
+    return {
+      faults: faults.counts,
+      faultsFailed,
+      load,
+      hung,
+      fio,
+      goalsMs,
+      stillFlipped,
+      verified,
+    };
   }
 
   /** Time from the end of the load until every chunk has all its replicas. */
@@ -345,6 +356,7 @@ const listed = (counts: Record<string, number>): string =>
 /** Prints what happened; true if it was clean. */
 function tellReport({
   faults,
+  faultsFailed,
   load,
   hung,
   fio,
@@ -363,6 +375,7 @@ function tellReport({
   const bytes = verified.reduce((sum, result) => sum + result.bytes, 0);
   const lines = [
     `faults: ${listed(faults)}`,
+    `faults that failed: ${faultsFailed.length} ${faultsFailed.join("; ")}`.trimEnd(),
     `operations: ${listed(summed(load.map((result) => result.operations)))}`,
     `errors: ${listed(errors)}`,
     `failed because the mount was killed: ${listed(summed(load.map(({ cut }) => cut)))}`,
@@ -379,7 +392,13 @@ function tellReport({
   process.stdout.write(`${lines.join("\n")}\n`);
   const faulty = [Object.keys(errors), wrong, lost, extra, fio.failures, stillFlipped];
   const bad = faulty.some((list) => list.length > 0);
-  return !bad && hung === 0 && goalsMs !== undefined && report.verified !== undefined;
+  return (
+    !bad &&
+    faultsFailed.length === 0 &&
+    hung === 0 &&
+    goalsMs !== undefined &&
+    report.verified !== undefined
+  );
 }
 
 await runMain("soak", async () => {
