@@ -51,6 +51,8 @@ const fileBytesMax = 3 * 1024 * 1024;
 const keptPrefix = "kept-";
 /** More than a chunk server keeps in its index: their chunks are files. */
 const keptBytesMin = 70_000;
+/** An operation that takes longer is logged. */
+const slowMs = 15_000;
 /** So often the log has the number of operations. */
 const tellMs = 60_000;
 /** After the end of the load, what is still under way is told this often. */
@@ -108,23 +110,25 @@ class Tally {
     const cuts = await this.#cutsNow();
     const startMs = performance.now();
     const id = (this.#next += 1);
-    this.#underWay.set(id, { operation: where ? `${operation} ${where}` : operation, startMs });
+    const name = where ? `${operation} ${where}` : operation;
+    this.#underWay.set(id, { operation: name, startMs });
     try {
       await work();
       return true;
     } catch (error) {
       const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
-      const name = `${operation} ${code}`;
+      const kind = `${operation} ${code}`;
       const isCut = cuts % 2 === 1 || (await this.#cutsNow()) !== cuts;
       const errors = isCut ? this.result.cut : this.result.errors;
-      errors[name] = (errors[name] ?? 0) + 1;
+      errors[kind] = (errors[kind] ?? 0) + 1;
       if (isCut) return false;
-      process.stderr.write(`${new Date().toISOString()} ${name} ${where}: ${String(error)}\n`);
+      process.stderr.write(`${new Date().toISOString()} ${kind} ${where}: ${String(error)}\n`);
       return false;
     } finally {
       this.#underWay.delete(id);
       operations[operation] = (operations[operation] ?? 0) + 1;
       const ms = Math.round(performance.now() - startMs);
+      if (ms > slowMs) process.stderr.write(`${new Date().toISOString()} ${name}: ${ms} ms\n`);
       if (ms > slowest.ms) Object.assign(slowest, { operation, ms });
     }
   }
