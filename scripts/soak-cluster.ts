@@ -31,10 +31,13 @@ export class Program {
   readonly title: string;
   /** One fault at a time. */
   busy = false;
+  /** How it ended when nobody had killed it. */
+  readonly crashes: string[] = [];
   readonly #args: readonly string[];
   readonly #log: string;
   #child: ChildProcess | undefined;
   #exited: Promise<void> = Promise.resolve();
+  #killed = false;
 
   constructor(title: string, args: readonly string[], log: string) {
     this.title = title;
@@ -57,6 +60,10 @@ export class Program {
     const child = spawn(process.execPath, this.#args, { stdio: ["ignore", log, log], cwd: "/" });
     closeSync(log);
     this.#child = child;
+    this.#killed = false;
+    child.once("exit", (code, by) => {
+      if (code !== 0 && !this.#killed) this.crashes.push(`${this.title} ended: ${code ?? by}`);
+    });
     this.#exited = new Promise((resolve) => {
       child.once("exit", () => resolve());
       child.once("error", () => resolve());
@@ -65,6 +72,7 @@ export class Program {
 
   /** Sends a signal to this process, and to no other. */
   signal(name: NodeJS.Signals): void {
+    if (name === "SIGKILL") this.#killed = true;
     if (this.running) this.#child?.kill(name);
   }
 
@@ -150,6 +158,10 @@ export class SoakCluster {
     return [this.master, ...this.servers, ...this.mounts.map(({ program }) => program)];
   }
 
+  get crashes(): string[] {
+    return this.programs.flatMap(({ crashes }) => crashes);
+  }
+
   serverData(index: number): string {
     return path.join(this.directory, `c${index + 1}`);
   }
@@ -175,6 +187,7 @@ export class SoakCluster {
         if (systemClock.nowMs() > patientMs) {
           throw new UserError(`${mount.program.title} ended: see its log`);
         }
+        mount.program.crashes.pop();
         await sleep(systemClock, 1_000);
         mount.program.start();
       }

@@ -186,6 +186,8 @@ class Fio {
 interface Report {
   faults: Record<string, number>;
   faultsFailed: string[];
+  /** Programs that ended by themselves. */
+  crashes: string[];
   load: WorkerResult[];
   hung: number;
   fio: { runs: number; failures: string[] };
@@ -278,9 +280,11 @@ class Soak {
     };
     const hung = results.length - load.length;
     const faultsFailed = faults.failures;
+    const { crashes } = cluster;
     return {
       faults: faults.counts,
       faultsFailed,
+      crashes,
       load,
       hung,
       fio,
@@ -357,6 +361,7 @@ const listed = (counts: Record<string, number>): string =>
 function tellReport({
   faults,
   faultsFailed,
+  crashes,
   load,
   hung,
   fio,
@@ -376,6 +381,7 @@ function tellReport({
   const lines = [
     `faults: ${listed(faults)}`,
     `faults that failed: ${faultsFailed.length} ${faultsFailed.join("; ")}`.trimEnd(),
+    `crashed: ${crashes.length} ${crashes.join("; ")}`.trimEnd(),
     `operations: ${listed(summed(load.map((result) => result.operations)))}`,
     `errors: ${listed(errors)}`,
     `failed because the mount was killed: ${listed(summed(load.map(({ cut }) => cut)))}`,
@@ -390,7 +396,7 @@ function tellReport({
     `extra: ${extra.length}${["", ...extra].join("\n  ")}`,
   ];
   process.stdout.write(`${lines.join("\n")}\n`);
-  const faulty = [Object.keys(errors), wrong, lost, extra, fio.failures, stillFlipped];
+  const faulty = [Object.keys(errors), crashes, wrong, lost, extra, fio.failures, stillFlipped];
   const bad = faulty.some((list) => list.length > 0);
   return (
     !bad &&
