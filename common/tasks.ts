@@ -1,5 +1,6 @@
 import { type Clock, sleep } from "./clock.ts";
 import type { Log } from "./log.ts";
+import { sharedAbort } from "./shared-abort.ts";
 
 /**
  * The loops a program runs beside its requests. No promise floats: a loop's error is logged and the
@@ -8,7 +9,7 @@ import type { Log } from "./log.ts";
 export class Tasks {
   readonly #clock: Clock;
   readonly #log: Log;
-  readonly #stopping = new AbortController();
+  readonly #stopping = sharedAbort();
   readonly #running = new Set<Promise<void>>();
 
   constructor(options: { clock: Clock; log: Log }) {

@@ -115,41 +115,47 @@ async function write(session: NamespaceSession, pool: Pool, count: number, bytes
   return files;
 }
 
-/** Reads whole files in turn while `goesOn`; returns how many in a second. */
+/** Files that were read in a second, and reads that no replica answered. */
+interface Rate {
+  perSecond: number;
+  failed: number;
+}
+
+/** Reads whole files in turn while `goesOn`. */
 async function readRate(
   session: NamespaceSession,
   pool: Pool,
   files: readonly File[],
   goesOn: () => boolean,
-): Promise<number> {
+): Promise<Rate> {
   const startMs = systemClock.nowMs();
   let read = 0;
+  let failed = 0;
   for (let i = 0; goesOn(); i += 1) {
     const file = must(files[i % files.length], "a file");
     const request = { ino: file.ino, first: 0, count: 1 };
     const { locations } = await session.read(locate, request);
-    await readWhole(pool, must(locations[0], "a location"), file.bytes);
-    read += 1;
+    if (await isRead(pool, must(locations[0], "a location"), file.bytes)) read += 1;
+    else failed += 1;
   }
-  return read / ((systemClock.nowMs() - startMs) / 1000);
+  return { perSecond: read / ((systemClock.nowMs() - startMs) / 1000), failed };
 }
 
-async function readWhole(pool: Pool, location: Location, length: number): Promise<void> {
+/** False if no replica answered: a copy has changed the version since, or the server is gone. */
+async function isRead(pool: Pool, location: Location, length: number): Promise<boolean> {
   const { handle, version, replicas } = location;
-  let failed: unknown;
   for (const { address } of replicas) {
     try {
       const { payload } = await pool.call(address, readChunk, {
         ...{ handle, version, offset: 0, length },
       });
       if (payload.length !== length) throw new UserError("a file was not read whole");
-      return;
+      return true;
     } catch (error) {
-      failed = error;
+      if (error instanceof UserError) throw error;
     }
   }
-  // A copy has changed the version since: the next round asks again.
-  if (failed instanceof UserError) throw failed;
+  return false;
 }
 
 async function measure(bench: Bench, options: { chunks: number; kib: number }): Promise<string[]> {
@@ -190,8 +196,10 @@ async function measure(bench: Bench, options: { chunks: number; kib: number }): 
       `${options.chunks} chunks of ${options.kib} KiB on ${serversCount} servers, ` +
         `one killed: ${lacking} lacked a replica`,
       `all goals met after ${(repairMs / 1000).toFixed(1)} s (grace 1 s)`,
-      `reader: ${before.toFixed(0)} files/s before, ${during.toFixed(0)} meanwhile, ` +
-        `ratio ${(during / before).toFixed(2)}`,
+      `reader: ${before.perSecond.toFixed(0)} files/s before, ` +
+        `${during.perSecond.toFixed(0)} meanwhile, ` +
+        `ratio ${(during.perSecond / before.perSecond).toFixed(2)}; ` +
+        `no replica answered ${before.failed} reads before, ${during.failed} meanwhile`,
     ];
   });
 }

@@ -82,6 +82,9 @@ need_compiler() {
 # npm ci, which runs scripts/build-native too, when node_modules is not what package-lock.json says.
 need_modules() {
   local stamp=node_modules/.package-lock.json
+  # A link is taken as it is: npm would empty the directory that it points to, which others use.
+  [ ! -L node_modules ] || [ ! -x node_modules/.bin/tsc ] || return 0
+  [ ! -L node_modules ] || die "node_modules is a link to a directory without packages"
   [ -e $stamp ] && [ ! package-lock.json -nt $stamp ] && [ -x node_modules/.bin/tsc ] && return
   say "installing npm packages"
   local log

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { closeSync, mkdirSync, openSync, rmSync } from "node:fs";
+import { closeSync, mkdirSync, openSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -18,6 +18,10 @@ import { status } from "../protocol/methods/admin.ts";
 export type Status = ReplyOf<typeof status>;
 
 const readyMsMax = 60_000;
+/** Of a mount that was killed: the master may be stopped for longer than its leases meanwhile. */
+const remountMsMax = 180_000;
+/** MiB per second: a round must have ended soon after the last fault. */
+const scrubRate = 32;
 
 export const builtPath = (name: string): string =>
   fileURLToPath(new URL(`../${name}`, import.meta.url));
@@ -27,10 +31,13 @@ export class Program {
   readonly title: string;
   /** One fault at a time. */
   busy = false;
+  /** How it ended when nobody had killed it. */
+  readonly crashes: string[] = [];
   readonly #args: readonly string[];
   readonly #log: string;
   #child: ChildProcess | undefined;
   #exited: Promise<void> = Promise.resolve();
+  #killed = false;
 
   constructor(title: string, args: readonly string[], log: string) {
     this.title = title;
@@ -53,6 +60,10 @@ export class Program {
     const child = spawn(process.execPath, this.#args, { stdio: ["ignore", log, log], cwd: "/" });
     closeSync(log);
     this.#child = child;
+    this.#killed = false;
+    child.once("exit", (code, by) => {
+      if (code !== 0 && !this.#killed) this.crashes.push(`${this.title} ended: ${code ?? by}`);
+    });
     this.#exited = new Promise((resolve) => {
       child.once("exit", () => resolve());
       child.once("error", () => resolve());
@@ -61,6 +72,7 @@ export class Program {
 
   /** Sends a signal to this process, and to no other. */
   signal(name: NodeJS.Signals): void {
+    if (name === "SIGKILL") this.#killed = true;
     if (this.running) this.#child?.kill(name);
   }
 
@@ -83,11 +95,18 @@ export interface SoakOptions {
   port: number | undefined;
 }
 
+export interface SoakMount {
+  directory: string;
+  program: Program;
+  /** Of the one that is killed, too: where its load reads how often (`WorkerOptions.cuts`). */
+  cuts: string | undefined;
+}
+
 export class SoakCluster {
   readonly directory: string;
   readonly master: Program;
   readonly servers: Program[] = [];
-  readonly mounts: { directory: string; program: Program }[] = [];
+  readonly mounts: SoakMount[] = [];
   readonly address: Address;
   /** The last server's disk is a small one, where that can be had. */
   small: string | undefined;
@@ -102,13 +121,18 @@ export class SoakCluster {
     const where = ["--master", formatAddress(address)];
     for (let i = 1; i <= options.servers; i += 1) {
       const data = ["--data", path.join(this.directory, `c${i}`)];
+      data.push("--scrub-rate", String(scrubRate));
       this.servers.push(this.#program(`chunkd-${i}`, "chunkd", [...where, ...data]));
     }
     for (let i = 1; i <= options.mounts; i += 1) {
       const directory = path.join(this.directory, `m${i}`);
       mkdirSync(directory);
       const args = [directory, "-f", ...where];
-      this.mounts.push({ directory, program: this.#program(`mount-${i}`, "mount", args) });
+      // One mount only has a load that is told that it was killed; never all of them.
+      const cuts =
+        i > 1 && i === options.mounts ? path.join(this.directory, "shadow", "cuts") : undefined;
+      if (cuts !== undefined) writeFileSync(cuts, "0");
+      this.mounts.push({ directory, program: this.#program(`mount-${i}`, "mount", args), cuts });
     }
   }
 
@@ -134,6 +158,10 @@ export class SoakCluster {
     return [this.master, ...this.servers, ...this.mounts.map(({ program }) => program)];
   }
 
+  get crashes(): string[] {
+    return this.programs.flatMap(({ crashes }) => crashes);
+  }
+
   serverData(index: number): string {
     return path.join(this.directory, `c${index + 1}`);
   }
@@ -146,16 +174,38 @@ export class SoakCluster {
   }
 
   /** Starts a mount's driver and waits until the mount answers. */
-  async mount(mount: SoakCluster["mounts"][number]): Promise<void> {
+  async mount(mount: SoakMount, { again } = { again: false }): Promise<void> {
     mount.program.start();
-    const endMs = systemClock.nowMs() + readyMsMax;
+    const msMax = again ? remountMsMax : readyMsMax;
+    const patientMs = again ? systemClock.nowMs() + remountMsMax : 0;
+    const endMs = systemClock.nowMs() + msMax;
     for (;;) {
       const isThere = listMounts().some(({ mountpoint }) => mountpoint === mount.directory);
       if (isThere && (await probe(mount.directory, 5_000)).state === "answers") return;
-      if (!mount.program.running) throw new UserError(`${mount.program.title} ended: see its log`);
+      if (!mount.program.running) {
+        // One that finds no master says so and ends; here the master may be one that was stopped.
+        if (systemClock.nowMs() > patientMs) {
+          throw new UserError(`${mount.program.title} ended: see its log`);
+        }
+        mount.program.crashes.pop();
+        await sleep(systemClock, 1_000);
+        mount.program.start();
+      }
       if (systemClock.nowMs() > endMs) throw new UserError(`${mount.directory} does not answer`);
       await sleep(systemClock, 100);
     }
+  }
+
+  /** Kills a mount's driver, and mounts again after `wait`. */
+  async killMount(mount: SoakMount, count: number, wait: () => Promise<void>): Promise<void> {
+    if (mount.cuts === undefined) throw new Error(`${mount.directory} is not one to kill`);
+    writeFileSync(mount.cuts, String(count * 2 - 1));
+    await mount.program.kill();
+    await wait();
+    const failed = await unmount(mount.directory, { lazy: true, limitMs: 60_000 });
+    if (failed) throw new UserError(`${mount.directory} cannot be unmounted: ${failed.why}`);
+    await this.mount(mount, { again: true });
+    writeFileSync(mount.cuts, String(count * 2));
   }
 
   /** Unmounts and mounts again: nothing is cached any more. */

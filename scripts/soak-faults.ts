@@ -18,19 +18,27 @@ const stopMs = { least: 26_000, most: 38_000 };
 const downMs = { least: 0, most: 15_000 };
 const fullMs = { least: 10_000, most: 25_000 };
 /** Between the end of one fault and the next. */
-const pauseMs = { least: 2_000, most: 8_000 };
+const pauseMs = { least: 3_000, most: 12_000 };
 /** The server whose replicas are damaged: always the same. */
 const flippedServer = 0;
+/** Chunks damaged at a time, and files that are looked at for them. */
+const flipsMax = 5;
+const lookedMax = 40;
+/** How long a flip waits for a master that is down. */
+const masterMsMax = 30_000;
 
 type Fault = () => Promise<void>;
 
 export class Faults {
   readonly counts: Record<string, number> = {};
+  /** What could not be done, or not be undone. */
+  readonly failures: string[] = [];
   readonly #cluster: SoakCluster;
   readonly #random: () => number;
   readonly #tell: (text: string) => void;
   readonly #signal: AbortSignal;
-  readonly #flipped = new Set<string>();
+  /** By file: where its byte was changed. */
+  readonly #flipped = new Map<string, number>();
 
   constructor(options: {
     cluster: SoakCluster;
@@ -49,7 +57,11 @@ export class Faults {
     const driver = async (): Promise<void> => {
       while (!this.#signal.aborted) {
         await this.#wait(pauseMs);
-        if (!this.#signal.aborted) await this.#next()();
+        if (this.#signal.aborted) return;
+        await this.#next()().catch((error: unknown) => {
+          this.failures.push(error instanceof Error ? error.message : String(error));
+          this.#tell(`not done: ${this.failures.at(-1)}`);
+        });
       }
     };
     await Promise.all([driver(), driver()]);
@@ -61,13 +73,14 @@ export class Faults {
     const weighted: [weight: number, fault: Fault][] = [
       [3, () => this.#killed("kill master", [master])],
       [5, () => this.#killed("kill chunkd", [server()])],
-      [2, () => this.#killed("kill two chunkd", this.#two(servers))],
+      [servers.length > 1 ? 2 : 0, () => this.#killed("kill two chunkd", this.#two(servers))],
       [1, () => this.#killed("kill master and all chunkd", [master, ...servers])],
       [1, () => this.#stopped("stop master", master)],
       [3, () => this.#stopped("stop chunkd", server())],
+      [2, () => this.#killMount()],
       [1, () => this.#stopped("stop mount", this.#one(mounts.map(({ program }) => program)))],
       [2, () => this.#fill()],
-      [3, () => this.#flip()],
+      [4, () => this.#flip()],
     ];
     let roll = this.#random() * weighted.reduce((sum, [weight]) => sum + weight, 0);
     for (const [weight, fault] of weighted) {
@@ -127,6 +140,16 @@ export class Faults {
     });
   }
 
+  async #killMount(): Promise<void> {
+    const mount = this.#cluster.mounts.find(({ cuts }) => cuts !== undefined);
+    if (!mount) return;
+    await this.#alone([mount.program], async () => {
+      this.#count("kill mount", mount.program.title);
+      const count = this.counts["kill mount"] ?? 1;
+      await this.#cluster.killMount(mount, count, () => this.#wait(downMs));
+    });
+  }
+
   /** Fills the small disk with a file beside the chunks' own. */
   async #fill(): Promise<void> {
     const { small } = this.#cluster;
@@ -146,21 +169,56 @@ export class Faults {
 
   /** Flips a byte of one replica of some files that are only read. */
   async #flip(): Promise<void> {
-    const flipped: string[] = [];
-    const mount = this.#one([...this.#cluster.mounts.keys()]);
-    const shadow = path.join(this.#cluster.directory, "shadow", `w${mount + 1}`);
-    if (!fs.existsSync(shadow)) return;
-    const loops = fs.readdirSync(shadow).filter((name) => !name.includes("."));
-    if (loops.length === 0) return;
-    const loop = this.#one(loops);
-    const kept = fs.readdirSync(path.join(shadow, loop)).filter((name) => name.startsWith("kept-"));
-    for (const name of kept.slice(0, 5)) {
-      const file = await this.#chunkFile(`/w${mount + 1}/${loop}/${name}`).catch(() => undefined);
-      if (file === undefined || this.#flipped.has(file) || !flipByte(file, this.#random)) continue;
-      this.#flipped.add(file);
-      flipped.push(path.basename(file));
+    await this.#cluster.until("the master answers", () => true, masterMsMax).catch(() => 0);
+    let flips = 0;
+    for (const file of this.#kept().slice(0, lookedMax)) {
+      if (flips === flipsMax || this.#signal.aborted) break;
+      const chunk = await this.#chunkFile(file).catch(() => undefined);
+      if (chunk === undefined || this.#flipped.has(chunk)) continue;
+      const at = flipByte(chunk, this.#random);
+      if (at === undefined) continue;
+      this.#flipped.set(chunk, at);
+      this.#tell(`flip byte ${at} of ${path.basename(chunk)}, ${file}`);
+      flips += 1;
     }
-    if (flipped.length > 0) this.#count("flip bytes", flipped.join(" "));
+    if (flips > 0) this.counts["flip a byte"] = (this.counts["flip a byte"] ?? 0) + flips;
+    else this.#tell("no chunk to flip a byte of");
+  }
+
+  /** The files that are only read, by their paths from the root, in random order. */
+  #kept(): string[] {
+    const shadow = path.join(this.#cluster.directory, "shadow");
+    const files = fs.readdirSync(shadow, { recursive: true, encoding: "utf8" });
+    return files
+      .filter((file) => path.basename(file).startsWith("kept-"))
+      .map((file) => ({ file: `/${file}`, order: this.#random() }))
+      .toSorted((a, b) => a.order - b.order)
+      .map(({ file }) => file);
+  }
+
+  /**
+   * Chunks whose flipped byte is still there: it is not what the other servers have. A server that
+   * starts verifies all it has, so it is started again first.
+   */
+  async restartFlipped(): Promise<void> {
+    const server = this.#cluster.servers[flippedServer];
+    if (this.#flipped.size === 0 || !server) return;
+    await server.kill();
+    server.start();
+  }
+
+  stillFlipped(): string[] {
+    const others = [...this.#cluster.servers.keys()].filter((index) => index !== flippedServer);
+    const directories = others.map((index) => this.#cluster.serverData(index));
+    const own = this.#cluster.serverData(flippedServer);
+    return [...this.#flipped].flatMap(([file, at]) => {
+      const is = byteAt(file, at);
+      if (is === undefined) return [];
+      const wanted = directories
+        .map((data) => byteAt(path.join(data, path.relative(own, file)), at))
+        .find((byte) => byte !== undefined);
+      return wanted === undefined || wanted === is ? [] : [path.basename(file)];
+    });
   }
 
   /** Where the damaged server has a file's first chunk, if it has it in a file. */
@@ -203,9 +261,10 @@ function fill(file: string, disk: string): void {
   }
 }
 
-function flipByte(file: string, random: () => number): boolean {
+/** Changes a byte; returns where, or undefined if there is none. */
+function flipByte(file: string, random: () => number): number | undefined {
   const { size } = fs.statSync(file);
-  if (size === 0) return false;
+  if (size === 0) return undefined;
   const at = Math.floor(random() * size);
   const byte = Buffer.alloc(1);
   const fd = fs.openSync(file, "r+");
@@ -215,5 +274,17 @@ function flipByte(file: string, random: () => number): boolean {
   } finally {
     fs.closeSync(fd);
   }
-  return true;
+  return at;
+}
+
+/** A byte of a file, or undefined if either is not there. */
+function byteAt(file: string, at: number): number | undefined {
+  if (!fs.existsSync(file)) return undefined;
+  const byte = Buffer.alloc(1);
+  const fd = fs.openSync(file, "r");
+  try {
+    return fs.readSync(fd, byte, 0, 1, at) === 1 ? byte.readUInt8() : undefined;
+  } finally {
+    fs.closeSync(fd);
+  }
 }

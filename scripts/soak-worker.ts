@@ -2,6 +2,8 @@ import { createHash } from "node:crypto";
 import fs from "node:fs/promises";
 import path from "node:path";
 import { createInterface } from "node:readline";
+import { sleep } from "../common/clock.ts";
+import { systemClock } from "../common/os/clock.ts";
 import { seededRandom } from "./soak-random.ts";
 
 /**
@@ -20,12 +22,16 @@ export interface WorkerOptions {
   /** Sequences of operations at a time, each in a directory of its own. */
   loops: number;
   verify: boolean;
+  /** Of a mount that is killed: a file with a number that is odd while it is away. */
+  cuts?: string;
 }
 
 export interface WorkerResult {
   operations: Record<string, number>;
   /** By operation and errno: `write ENOSPC`. */
   errors: Record<string, number>;
+  /** Operations that failed because their mount was killed, by operation and errno. */
+  cut: Record<string, number>;
   /** Files and where they have other bytes, or another length. */
   wrong: string[];
   lost: string[];
@@ -36,19 +42,47 @@ export interface WorkerResult {
   slowest: { operation: string; ms: number };
 }
 
+/** How often a loop looks whether its mount is back. */
+const cutLookMs = 100;
 /** Files per loop, and their size: together they fit into the page cache a few times. */
 const filesMax = 30;
 const fileBytesMax = 3 * 1024 * 1024;
 /** Of a file that is written once and then only read: bits are flipped in those. */
 const keptPrefix = "kept-";
+/** More than a chunk server keeps in its index: their chunks are files. */
+const keptBytesMin = 70_000;
+/** An operation that takes longer is logged. */
+const slowMs = 15_000;
+/** So often the log has the number of operations. */
+const tellMs = 60_000;
 /** After the end of the load, what is still under way is told this often. */
 const stuckMs = 20_000;
 /** Wrong files that are told of: the count is exact. */
 const toldMax = 100;
 
 class Tally {
+  readonly #cuts: string | undefined;
   readonly #underWay = new Map<number, { operation: string; startMs: number }>();
   #next = 0;
+
+  constructor(cuts: string | undefined) {
+    this.#cuts = cuts;
+  }
+
+  /** How often the mount has been killed and come back: odd while it is away. */
+  async #cutsNow(): Promise<number> {
+    return this.#cuts === undefined ? 0 : Number(await fs.readFile(this.#cuts, "utf8"));
+  }
+
+  /** Resolves when the mount is there. */
+  async whole(): Promise<void> {
+    while ((await this.#cutsNow()) % 2 === 1) await sleep(systemClock, cutLookMs);
+  }
+
+  tellCount(): void {
+    const count = Object.values(this.result.operations).reduce((sum, more) => sum + more, 0);
+    process.stderr.write(`${new Date().toISOString()} ${count} operations\n`);
+  }
 
   /** Says on standard error what has been waiting for long. */
   tellStuck(): void {
@@ -61,6 +95,7 @@ class Tally {
   readonly result: WorkerResult = {
     operations: {},
     errors: {},
+    cut: {},
     wrong: [],
     lost: [],
     extra: [],
@@ -71,23 +106,29 @@ class Tally {
 
   /** Counts, measures, and notes what fails. Resolves with false if it did. */
   async run(operation: string, work: () => Promise<void>, where = ""): Promise<boolean> {
-    const { operations, errors, slowest } = this.result;
+    const { operations, slowest } = this.result;
+    const cuts = await this.#cutsNow();
     const startMs = performance.now();
     const id = (this.#next += 1);
-    this.#underWay.set(id, { operation: where ? `${operation} ${where}` : operation, startMs });
+    const name = where ? `${operation} ${where}` : operation;
+    this.#underWay.set(id, { operation: name, startMs });
     try {
       await work();
       return true;
     } catch (error) {
       const code = error instanceof Error && "code" in error ? String(error.code) : String(error);
-      const name = `${operation} ${code}`;
-      errors[name] = (errors[name] ?? 0) + 1;
-      process.stderr.write(`${new Date().toISOString()} ${name} ${where}: ${String(error)}\n`);
+      const kind = `${operation} ${code}`;
+      const isCut = cuts % 2 === 1 || (await this.#cutsNow()) !== cuts;
+      const errors = isCut ? this.result.cut : this.result.errors;
+      errors[kind] = (errors[kind] ?? 0) + 1;
+      if (isCut) return false;
+      process.stderr.write(`${new Date().toISOString()} ${kind} ${where}: ${String(error)}\n`);
       return false;
     } finally {
       this.#underWay.delete(id);
       operations[operation] = (operations[operation] ?? 0) + 1;
       const ms = Math.round(performance.now() - startMs);
+      if (ms > slowMs) process.stderr.write(`${new Date().toISOString()} ${name}: ${ms} ms\n`);
       if (ms > slowest.ms) Object.assign(slowest, { operation, ms });
     }
   }
@@ -168,6 +209,10 @@ class Loop {
   /** Runs an operation on a file; one that fails leaves it uncertain. */
   async #on(name: string, operation: string, work: () => Promise<void>): Promise<void> {
     if (await this.#tally.run(operation, work, this.#at(name))) return;
+    await this.#doubt(name);
+  }
+
+  async #doubt(name: string): Promise<void> {
     this.#names.delete(name);
     this.#uncertain.add(name);
     await fs.rm(path.join(this.#shadow, name), { force: true });
@@ -181,8 +226,9 @@ class Loop {
 
   async #make(): Promise<void> {
     this.#made += 1;
-    const name = `${this.#random() < 0.3 ? keptPrefix : ""}${this.#made}`;
-    const bytes = this.#noise(this.#size());
+    const kept = this.#random() < 0.3;
+    const name = `${kept ? keptPrefix : ""}${this.#made}`;
+    const bytes = this.#noise(Math.max(this.#size(), kept ? keptBytesMin : 0));
     this.#names.add(name);
     await this.#on(name, "create", async () => {
       const file = await fs.open(this.#at(name), "wx");
@@ -252,6 +298,7 @@ class Loop {
       this.#names.delete(name);
       this.#names.add(target);
     });
+    if (this.#uncertain.has(name)) await this.#doubt(target);
   }
 
   async #unlink(): Promise<void> {
@@ -289,11 +336,12 @@ class Loop {
   async #check(): Promise<void> {
     const name = this.#pick(false);
     if (name === undefined) return;
-    await this.#on(name, "read", async () => {
+    const compare = async (): Promise<void> => {
       const wanted = await fs.readFile(path.join(this.#shadow, name));
       const what = difference(await fs.readFile(this.#at(name)), wanted);
       if (what !== undefined) this.#tally.wrong(`${this.#at(name)}: ${what}`);
-    });
+    };
+    await this.#tally.run("read", compare, this.#at(name));
   }
 }
 
@@ -316,6 +364,7 @@ async function load(options: WorkerOptions, tally: Tally): Promise<void> {
     ended = true;
     setInterval(() => tally.tellStuck(), stuckMs).unref();
   });
+  setInterval(() => tally.tellCount(), tellMs).unref();
   const loops = Array.from({ length: options.loops }, async (_, i) => {
     const name = `loop${i}`;
     const loop = new Loop({
@@ -325,7 +374,10 @@ async function load(options: WorkerOptions, tally: Tally): Promise<void> {
       tally,
     });
     await loop.start();
-    while (!ended) await loop.step();
+    while (!ended) {
+      await tally.whole();
+      await loop.step();
+    }
   });
   await Promise.all(loops);
 }
@@ -360,6 +412,6 @@ async function verify({ directory, shadow }: WorkerOptions, tally: Tally): Promi
 }
 
 const options = JSON.parse(process.argv[2] ?? "{}") as WorkerOptions;
-const tally = new Tally();
+const tally = new Tally(options.cuts);
 await (options.verify ? verify : load)(options, tally);
 process.stdout.write(`${JSON.stringify(tally.result)}\n`, () => process.exit(0));

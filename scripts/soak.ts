@@ -23,6 +23,8 @@ import type { WorkerOptions, WorkerResult } from "./soak-worker.ts";
 /** What an operation may take while all servers are away and back. */
 const endMsMax = 180_000;
 const goalsMsMax = 300_000;
+/** A round of scrub over one server, and the copies. */
+const mendMsMax = 180_000;
 const verifyMsMax = 600_000;
 
 interface Options {
@@ -46,8 +48,8 @@ async function parseOptions(args: readonly string[]): Promise<Options> {
     .option("minutes", { type: "number", default: 20, describe: "how long faults go on" })
     .option("seed", { type: "number", default: seed, describe: "chooses operations and faults" })
     .option("servers", { type: "number", default: 5, describe: "chunk servers" })
-    .option("mounts", { type: "number", default: 2, describe: "mounts" })
-    .option("loops", { type: "number", default: 3, describe: "operations at a time per mount" })
+    .option("mounts", { type: "number", default: 3, describe: "mounts; the last is killed, too" })
+    .option("loops", { type: "number", default: 6, describe: "operations at a time per mount" })
     .option("min-replicas", { type: "number", default: 2, describe: "as for gfs-master" })
     .option("port", { type: "number", describe: "the master's; default: a free one" })
     .option("faults", { type: "boolean", default: true, describe: "--no-faults: load alone" })
@@ -63,7 +65,7 @@ async function parseOptions(args: readonly string[]): Promise<Options> {
   for (const [name, value] of Object.entries({ servers, mounts, loops })) {
     if (!Number.isInteger(value) || value < 1) throw new UserError(`--${name}: at least 1`);
   }
-  return { ...parsed, minReplicas: parsed.minReplicas };
+  return { ...parsed, minReplicas: Math.min(parsed.minReplicas, servers) };
 }
 
 /** A child that works on a mount: this process never touches one. */
@@ -91,7 +93,9 @@ class Worker {
       child.once("error", () => resolve(undefined));
       child.once("close", () => resolve(parseResult(out)));
     });
-    process.once("exit", () => void child.kill("SIGKILL"));
+    const kill = (): void => void child.kill("SIGKILL");
+    process.once("exit", kill);
+    child.once("close", () => process.off("exit", kill));
   }
 
   /** Lets it come to its end; undefined if it does not in time: something hangs. */
@@ -181,10 +185,15 @@ class Fio {
 
 interface Report {
   faults: Record<string, number>;
+  faultsFailed: string[];
+  /** Programs that ended by themselves. */
+  crashes: string[];
   load: WorkerResult[];
   hung: number;
   fio: { runs: number; failures: string[] };
   goalsMs: number | undefined;
+  /** Chunks with a flipped byte that was not mended. */
+  stillFlipped: string[];
   /** Undefined: it could not be done. */
   verified: WorkerResult[] | undefined;
 }
@@ -210,8 +219,10 @@ class Soak {
   }
 
   #worker(mount: number, tree: number, verify: boolean): Worker {
+    const on = this.#cluster.mounts[mount];
     const options: WorkerOptions = {
-      directory: path.join(this.#cluster.mounts[mount]?.directory ?? "", `w${tree + 1}`),
+      directory: path.join(on?.directory ?? "", `w${tree + 1}`),
+      ...(on?.cuts === undefined || verify ? {} : { cuts: on.cuts }),
       shadow: path.join(this.#cluster.directory, "shadow", `w${tree + 1}`),
       seed: this.#options.seed + tree,
       loops: this.#options.loops,
@@ -226,7 +237,8 @@ class Soak {
       this.#tell(wanted ? "without fio: it is not installed" : "without fio");
       return [];
     }
-    return this.#cluster.mounts.flatMap(({ directory }, i) => {
+    return this.#cluster.mounts.flatMap(({ directory, cuts }, i) => {
+      if (cuts !== undefined) return [];
       const work = path.join(directory, `fio${i + 1}`);
       const made = spawnSync("mkdir", ["-p", work], { timeout: 30_000 });
       return made.status === 0 ? [new Fio(work, this.#stop.signal)] : [];
@@ -256,6 +268,7 @@ class Soak {
     await Promise.all(fios.map((fio) => fio.end(endMsMax)));
     this.#tell("the load has ended");
     const goalsMs = await this.#goals();
+    const stillFlipped = await this.#mended(faults);
     const verified = await this.#verify().catch((error: unknown) => {
       this.#tell(`no comparison: ${error instanceof Error ? error.message : String(error)}`);
       return undefined;
@@ -266,7 +279,19 @@ class Soak {
       failures: fios.flatMap(({ failures }) => failures),
     };
     const hung = results.length - load.length;
-    return { faults: faults.counts, load, hung, fio, goalsMs, verified };
+    const faultsFailed = faults.failures;
+    const { crashes } = cluster;
+    return {
+      faults: faults.counts,
+      faultsFailed,
+      crashes,
+      load,
+      hung,
+      fio,
+      goalsMs,
+      stillFlipped,
+      verified,
+    };
   }
 
   /** Time from the end of the load until every chunk has all its replicas. */
@@ -283,6 +308,17 @@ class Soak {
     } catch (error) {
       this.#tell(error instanceof Error ? error.message : String(error));
       return undefined;
+    }
+  }
+
+  /** Waits until every flipped byte is as the other servers have it; resolves with what is not. */
+  async #mended(faults: Faults): Promise<string[]> {
+    await faults.restartFlipped();
+    const endMs = systemClock.nowMs() + mendMsMax;
+    for (;;) {
+      const left = faults.stillFlipped();
+      if (left.length === 0 || systemClock.nowMs() > endMs) return left;
+      await sleep(systemClock, 1_000);
     }
   }
 
@@ -322,7 +358,17 @@ const listed = (counts: Record<string, number>): string =>
     .join(", ") || "none";
 
 /** Prints what happened; true if it was clean. */
-function tellReport({ faults, load, hung, fio, goalsMs, ...report }: Report): boolean {
+function tellReport({
+  faults,
+  faultsFailed,
+  crashes,
+  load,
+  hung,
+  fio,
+  goalsMs,
+  stillFlipped,
+  ...report
+}: Report): boolean {
   const verified = report.verified ?? [];
   const all = [...load, ...verified];
   const errors = summed(all.map((result) => result.errors));
@@ -334,20 +380,31 @@ function tellReport({ faults, load, hung, fio, goalsMs, ...report }: Report): bo
   const bytes = verified.reduce((sum, result) => sum + result.bytes, 0);
   const lines = [
     `faults: ${listed(faults)}`,
+    `faults that failed: ${faultsFailed.length} ${faultsFailed.join("; ")}`.trimEnd(),
+    `crashed: ${crashes.length} ${crashes.join("; ")}`.trimEnd(),
     `operations: ${listed(summed(load.map((result) => result.operations)))}`,
     `errors: ${listed(errors)}`,
+    `failed because the mount was killed: ${listed(summed(load.map(({ cut }) => cut)))}`,
     `hung: ${hung}`,
     `fio: ${fio.runs} runs, ${fio.failures.length} failed ${fio.failures.join("; ")}`.trimEnd(),
     `slowest operation: ${slowest?.operation} ${slowest?.ms} ms`,
     goalsMs === undefined ? "goals: not met" : `goals: all met in ${Math.round(goalsMs)} ms`,
+    `flipped bytes not mended: ${stillFlipped.length} ${stillFlipped.join(" ")}`.trimEnd(),
     `compared: ${files} files, ${Math.round(bytes / 1024 / 1024)} MiB`,
     `wrong: ${wrong.length}${["", ...wrong].join("\n  ")}`,
     `lost: ${lost.length}${["", ...lost].join("\n  ")}`,
     `extra: ${extra.length}${["", ...extra].join("\n  ")}`,
   ];
   process.stdout.write(`${lines.join("\n")}\n`);
-  const bad = [Object.keys(errors), wrong, lost, extra, fio.failures].some((l) => l.length > 0);
-  return !bad && hung === 0 && goalsMs !== undefined && report.verified !== undefined;
+  const faulty = [Object.keys(errors), crashes, wrong, lost, extra, fio.failures, stillFlipped];
+  const bad = faulty.some((list) => list.length > 0);
+  return (
+    !bad &&
+    faultsFailed.length === 0 &&
+    hung === 0 &&
+    goalsMs !== undefined &&
+    report.verified !== undefined
+  );
 }
 
 await runMain("soak", async () => {

@@ -1,5 +1,6 @@
 import { type Clock, sleep } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
+import { sharedAbort } from "../../common/shared-abort.ts";
 import type { Connection } from "../../protocol/connection.ts";
 import { type Ino, ino as toIno, type SessionId, sessionId } from "../../protocol/id.ts";
 import { cacheLeaseMs, cacheMarginMs, sessionLeaseMs } from "../../protocol/limits.ts";
@@ -256,7 +257,7 @@ export class Sessions {
       dropping: new Dropping(),
       believesUntilMs: Number.NEGATIVE_INFINITY,
       believesAnything: false,
-      back: new AbortController(),
+      back: sharedAbort(),
       writes: new Set(),
       forgotten: 0,
       forgetting: { group: 0, upTo: 0 },
@@ -270,7 +271,7 @@ export class Sessions {
     session.connection = undefined;
     session.lastSeenMs = this.#clock.nowMs();
     session.believesUntilMs = connection.heardMs + cacheLeaseMs + cacheMarginMs;
-    session.back = new AbortController();
+    session.back = sharedAbort();
   }
 
   /** Ends a session: its files are closed, its replies forgotten. */

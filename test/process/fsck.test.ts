@@ -111,4 +111,6 @@ t.test("chunks whose servers are away are lost until these are back", async (t) 
   for (const server of cluster.servers) server.start();
   await cluster.ready();
   await until("nothing is lost", async () => (await fsck()).code === 0);
+  await cluster.freshMount(mount);
+  t.equal(await cluster.ok("cmp $W/idle $M/dir/away; cmp $W/idle $M/dir/idle", slow), "");
 });
