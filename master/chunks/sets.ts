@@ -197,7 +197,7 @@ export class ChunkSets {
   ): void {
     this.locations.set(handle, sets.present);
     const left = sets.before.filter((id) => !sets.set.includes(id));
-    // One that is not connected is found by its inventory; one that is merely silent has no new one.
+    // One that has gone is found by its next inventory; one that is merely silent sends none.
     for (const id of left) if (this.#fleet.get(id)?.connection) this.stale.add(handle, id);
     if (left.length > 0) this.onShrunk(handle);
   }
@@ -420,6 +420,12 @@ export class ChunkSets {
   async #copyInto(handle: ChunkHandle, target: ServerId, from?: ServerId): Promise<void> {
     const version = await this.#orderCopy(handle, target, { draft: false, from });
     await this.#addToSet(handle, version, target);
+    const chunk = this.find(handle);
+    if (chunk?.servers.includes(target)) return;
+    // It was deleted, or changed, while it was copied: nobody else knows of this replica.
+    await this.#committer.synced();
+    if (chunk) this.stale.add(handle, target);
+    else this.#fleet.get(target)?.removals.set(handle, "due");
   }
 
   async #addToSet(handle: ChunkHandle, version: ChunkVersion, target: ServerId): Promise<void> {
