@@ -1,5 +1,6 @@
 import { assert, must } from "../../common/assert.ts";
 import { blockBytes, crcsByBlock } from "../../common/crc32c.ts";
+import type { ChunkHandle } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { smallBytesMax } from "../limits.ts";
 import { splice, type Splice } from "./blocks.ts";
@@ -143,7 +144,14 @@ async function markForWriting(
   chunk: Chunk,
   record: LiveRecord,
 ): Promise<Answerable | undefined> {
-  if (record.bytes) return moveToFile(store, chunk, record, record.bytes);
+  if (record.bytes) {
+    try {
+      return await moveToFile(store, chunk, record, record.bytes);
+    } catch (error) {
+      if (!record.fresh) await undoFile(store, chunk.handle); // It is a small chunk still.
+      throw error;
+    }
+  }
   if (record.dirty) return undefined;
   const mark = { ...record, dirty: true };
   await persist(store, chunk, mark).flushed();
@@ -181,6 +189,17 @@ async function moveToFile(
   return () => survives(before, marked);
 }
 
+/** Removes a file without a record. One that the disk does not let go of goes at the next start. */
+async function undoFile(store: Store, handle: ChunkHandle): Promise<void> {
+  store.files.forget(handle);
+  try {
+    await store.disk.remove("write.undo", store.files.path(handle));
+    store.index.removalEnded(handle);
+  } catch (error) {
+    store.log.warn("write.undo-failed", { handle, error });
+  }
+}
+
 /** Makes an error of a failed write a status; a chunk that was to be made is not there then. */
 async function writeFailed(
   store: Store,
@@ -193,15 +212,8 @@ async function writeFailed(
   store.log.warn("write.failed", { handle: chunk.handle, error: failure.message });
   if (record.fresh) {
     store.table.replace(chunk, undefined);
-    // A file that this disk does not let go of either is removed by the next start.
     store.index.remove(chunk.handle, { file: true });
-    store.files.forget(chunk.handle);
-    await store.disk
-      .remove("write.undo", store.files.path(chunk.handle))
-      .then(() => store.index.removalEnded(chunk.handle))
-      .catch((left: unknown) => {
-        store.log.warn("write.undo-failed", { handle: chunk.handle, error: left });
-      });
+    await undoFile(store, chunk.handle);
   }
   return failure;
 }

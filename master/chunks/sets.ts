@@ -446,6 +446,12 @@ export class ChunkSets {
   async #copyInto(handle: ChunkHandle, target: ServerId, from?: ServerId): Promise<void> {
     const version = await this.#orderCopy(handle, target, { draft: false, from });
     await this.#addToSet(handle, version, target);
+    const chunk = this.find(handle);
+    if (chunk?.servers.includes(target)) return;
+    // It was deleted, or changed, while it was copied: nobody else knows of this replica.
+    await this.#committer.synced();
+    if (chunk) this.stale.add(handle, target);
+    else this.#fleet.get(target)?.removals.set(handle, "due");
   }
 
   async #addToSet(handle: ChunkHandle, version: ChunkVersion, target: ServerId): Promise<void> {

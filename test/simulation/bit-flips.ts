@@ -15,7 +15,7 @@ import type { Random } from "./random.ts";
 export class BitFlips {
   readonly #cluster: SimCluster;
   readonly #random: Random;
-  readonly flipped = new Set<ChunkHandle>();
+  count = 0;
 
   constructor(options: { cluster: SimCluster; random: Random }) {
     this.#cluster = options.cluster;
@@ -58,7 +58,7 @@ export class BitFlips {
     const path = `${server.root}/chunks/${name.slice(-2)}/${name}`;
     const done = server.index.flip(handle, this.#random, range) || server.disk.flip(path, range);
     if (!done) return;
-    this.flipped.add(handle);
+    this.count += 1;
     world.count(range ? "fault: bit flipped under a write" : "fault: bit flipped");
     world.note(`${server.node.name} a bit turns in chunk ${handle}`);
   }

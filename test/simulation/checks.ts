@@ -20,10 +20,11 @@ export function wound(cluster: SimCluster): string | undefined {
   for (const { id, node } of servers) if (id === undefined) return `${node.name} does not run`;
   for (const client of clients) if (!client.fileSystem) return `${client.node.name} does not run`;
   const { sets } = program.chunks;
+  const usable = program.fleet.candidates(0).length;
   for (const [handle, chunk] of chunksOf(program)) {
     if (!chunk.written || isLost(cluster, handle, chunk)) continue;
     const set = `chunk ${handle} (servers ${chunk.servers.join(",")})`;
-    if (chunk.servers.length < Math.min(chunk.goal, servers.length)) return `${set} is below goal`;
+    if (chunk.servers.length < Math.min(chunk.goal, usable)) return `${set} is below goal`;
     if (sets.unsettled.of(handle).size > 0) return `${set} is in doubt`;
     if (!sets.isWhole(handle, chunk)) return `${set} is on ${sets.present(handle).join(",")} only`;
   }
@@ -41,7 +42,7 @@ function isLost({ servers, disksFail }: SimCluster, handle: ChunkHandle, chunk: 
 }
 
 /** After a while in which nobody has done anything. */
-export function checkQuiet(cluster: SimCluster, flipped: ReadonlySet<ChunkHandle>): void {
+export function checkQuiet(cluster: SimCluster, bitsTurned: boolean): void {
   const { world, master } = cluster;
   const { program } = master;
   if (!program) return world.violate("the master does not run");
@@ -53,7 +54,7 @@ export function checkQuiet(cluster: SimCluster, flipped: ReadonlySet<ChunkHandle
   if (left !== undefined) world.violate(`what is left over came back: ${left}`);
   for (const [handle, chunk] of chunks) {
     if (isLost(cluster, handle, chunk)) world.count("chunk lost by failing disks");
-    else checkReplicas(cluster, { handle, chunk, isFlipped: flipped.has(handle) });
+    else checkReplicas(cluster, { handle, chunk, isFlipped: bitsTurned });
   }
 }
 

@@ -1,4 +1,3 @@
-import type { ChunkHandle } from "../../protocol/id.ts";
 import { BitFlips } from "./bit-flips.ts";
 import type { End, SimClient, SimCluster, SimServer } from "./cluster.ts";
 import type { Model } from "./model.ts";
@@ -99,9 +98,9 @@ export class Nemesis {
     if (acute.length > 0) void this.#strike(acute);
   }
 
-  /** Chunks of which a replica has had a bit turned. */
-  get flipped(): ReadonlySet<ChunkHandle> {
-    return this.#flips.flipped;
+  /** In some replica a bit has turned, of which a clone has a copy, with the CRC that says so. */
+  get bitsTurned(): boolean {
+    return this.#flips.count > 0;
   }
 
   /** A client is about to write. */

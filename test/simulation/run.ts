@@ -107,7 +107,7 @@ async function heal(
   await world.run(() => false, { untilMs: world.nowMs + quietMs, eventsMax });
   await until(world, () => `all is whole still: ${wound(cluster)}`, isWhole, healMsMax);
   if (world.violation !== undefined) return;
-  checkQuiet(cluster, nemesis.flipped);
+  checkQuiet(cluster, nemesis.bitsTurned);
   let checked = false;
   workload.checkAll().then(
     () => (checked = true),
