@@ -478,6 +478,8 @@ export class ChunkSets {
     const connection = this.#fleet.get(target)?.connection;
     if (sources.length === 0) throw this.silent(handle);
     if (!connection) throw new StatusError("unavailable", `server ${target} has gone`);
+    // What it was to delete it will need now. It was told so before this order, or never will be.
+    this.#fleet.get(target)?.removals.delete(handle);
     const order = { handle, version, sources, draft };
     const { fetchedBytes } = await connection.call(copyChunk, order, { deadlineMs: copyMs });
     this.#log.event("chunk.copied", { handle, version, target, draft, fetchedBytes });

@@ -127,7 +127,8 @@ export class FleetService {
       if (server.removals.has(handle)) server.removals.set(handle, "due");
     }
     if (params.last) this.#complete(server, unmentioned);
-    return { remove };
+    // One that is copied to this server meanwhile is not to be deleted any more.
+    return { remove: remove.filter((handle) => server.removals.has(handle)) };
   }
 
   /** Takes one reported replica in. Returns true if the server shall delete it. */

@@ -378,3 +378,20 @@ t.test(
     t.equal(await outcome(located(mount, attr)), "lost", "for readers too");
   },
 );
+
+t.test("a server that gets a copy is not told any more to delete what it had", async (t) => {
+  const all = await scene(t, 4);
+  const { cluster, servers } = all;
+  const { grant } = await writtenFile(all, "x");
+  const { handle } = grant;
+  const holders = serversOf(servers, grant);
+  const [gone] = holders as [TestServer];
+  const { sets } = cluster.master.chunks;
+  await sets.dropReplica(handle, must(gone.id, "id"));
+  await sets.addReplica(handle, must(gone.id, "id"));
+  t.ok(
+    sets.find(handle)?.servers.some((id) => id === gone.id),
+    "it is a member again",
+  );
+  t.same(await gone.beat(), []);
+});
