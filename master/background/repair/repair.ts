@@ -192,7 +192,8 @@ export class Repair {
     const { stale } = this.#chunks.sets;
     if (stale.of(handle).size === 0 || this.#running.has(handle)) return;
     const live = facts?.present.filter((id) => this.#fleet.isUp(id)).length ?? 0;
-    if (!facts || live >= facts.goal) this.#chunks.sets.discardStale(handle);
+    // A chunk without data gets no further copies, so it has all that it will get.
+    if (!facts || live >= (facts.written ? facts.goal : 1)) this.#chunks.sets.discardStale(handle);
   }
 
   // Rounds
