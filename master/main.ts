@@ -29,7 +29,8 @@ async function openData(data: string, log: Log): Promise<Store> {
     throw new UserError(`--data ${data}: cannot be used: ${reason}`);
   }
   const isOurs = existsSync(join(data, "data.mdb"));
-  if (!isOurs && readdirSync(data).some((name) => name !== "lost+found")) {
+  const harmless = ["lost+found", "lock.mdb"];
+  if (!isOurs && readdirSync(data).some((name) => !harmless.includes(name))) {
     throw new UserError(
       `--data ${data}: not empty, and not a gfs-master's: choose another directory`,
     );

@@ -1,5 +1,11 @@
 import { type Database, open, type RootDatabase } from "lmdb";
-import { commitFailure, handleLostRejections, lmdbFileFault } from "../../common/os/lmdb-file.ts";
+import {
+  commitFailure,
+  handleLostRejections,
+  lmdbFileFault,
+  LmdbRoom,
+  makeLockFile,
+} from "../../common/os/lmdb-file.ts";
 import { UserError } from "../../common/program.ts";
 import type { ChunkHandle } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
@@ -20,6 +26,7 @@ export class LmdbIndex implements ChunkIndex {
   readonly #chunks: Table;
   readonly #small: Table;
   readonly #meta: Table;
+  readonly #room: LmdbRoom;
   #lastWrite: Flushable | undefined;
   /** Resolves when no commit under way is left to fail or to get to the disk. */
   #settled: Promise<unknown> = Promise.resolve();
@@ -34,9 +41,11 @@ export class LmdbIndex implements ChunkIndex {
           "cluster copies again what this server had",
       );
     }
+    makeLockFile(path);
     const binary = { encoding: "binary", keyEncoding: "binary" } as const;
     this.#root = open<Buffer, Buffer>({ path, ...binary, noSubdir: false, separateFlushed: true });
     handleLostRejections(this.#root);
+    this.#room = new LmdbRoom(`${path}/data.mdb`, this.#root);
     this.#chunks = this.#root.openDB({ name: "chunk", ...binary });
     this.#small = this.#root.openDB({ name: "small", ...binary });
     this.#meta = this.#root.openDB({ name: "meta", ...binary });
@@ -57,21 +66,22 @@ export class LmdbIndex implements ChunkIndex {
   /** `small`: the chunk's bytes, or "none" to delete them, or "as is". */
   put(handle: ChunkHandle, record: Buffer, small: Buffer | "none" | "as is"): Written {
     const key = encodeKey(handle);
-    if (small === "none") void this.#written(this.#small.remove(key)).committed.catch(ignored);
-    else if (small !== "as is") {
-      void this.#written(this.#small.put(key, small)).committed.catch(ignored);
-    }
-    return this.#written(this.#chunks.put(key, record));
+    const rows = [record.length, typeof small === "string" ? undefined : small.length];
+    return this.#write(rows, () => {
+      if (small === "none") this.#lost(this.#small.remove(key));
+      else if (small !== "as is") this.#lost(this.#small.put(key, small));
+      return this.#chunks.put(key, record);
+    });
   }
 
   /** `file`: the chunk has one, which is deleted afterwards; `removalEnded` then says so. */
   remove(handle: ChunkHandle, { file } = { file: false }): Written {
     const key = encodeKey(handle);
-    if (file) {
-      void this.#written(this.#meta.put(removalKey(key), none)).committed.catch(ignored);
-    }
-    void this.#written(this.#small.remove(key)).committed.catch(ignored);
-    return this.#written(this.#chunks.remove(key));
+    return this.#write([undefined, undefined, undefined], () => {
+      if (file) this.#lost(this.#meta.put(removalKey(key), none));
+      this.#lost(this.#small.remove(key));
+      return this.#chunks.remove(key);
+    });
   }
 
   /** True between `remove` and `removalEnded`, across restarts. */
@@ -80,8 +90,8 @@ export class LmdbIndex implements ChunkIndex {
   }
 
   removalEnded(handle: ChunkHandle): void {
-    const written = this.#written(this.#meta.remove(removalKey(encodeKey(handle))));
-    void written.committed.catch(ignored);
+    const key = removalKey(encodeKey(handle));
+    this.#write([undefined], () => this.#meta.remove(key));
   }
 
   /** The chunks for which `isBeingRemoved`. */
@@ -113,7 +123,7 @@ export class LmdbIndex implements ChunkIndex {
   putNumber(name: string, number: number): Written {
     const value = Buffer.alloc(8);
     value.writeBigUInt64LE(BigInt(number));
-    return this.#written(this.#meta.put(Buffer.from(name), value));
+    return this.#write([value.length], () => this.#meta.put(Buffer.from(name), value));
   }
 
   /**
@@ -133,9 +143,30 @@ export class LmdbIndex implements ChunkIndex {
   async #close(): Promise<void> {
     // lmdb-js waits for the flush of the last commit, which never comes if that failed. Removing
     // what is not there needs no room, so that the last commit is one that succeeds.
-    await this.#written(this.#meta.remove(Buffer.from("closing"))).committed.catch(ignored);
+    const nothing = Buffer.from("closing");
+    await this.#write([undefined], () => this.#meta.remove(nothing)).committed.catch(ignored);
     await this.#settled;
     await this.#root.close();
+  }
+
+  /** Writes rows with values of so many bytes (undefined: a deletion) if the disk has room. */
+  #write(rows: readonly (number | undefined)[], work: () => Flushable): Written {
+    let room: ReturnType<LmdbRoom["take"]>;
+    try {
+      room = this.#room.take(rows);
+    } catch (error) {
+      const refused = failed(error);
+      refused.catch(ignored); // Whoever cares waits for it.
+      return { committed: refused, flushed: () => refused };
+    }
+    const promise = work();
+    room.until(promise);
+    return this.#written(promise);
+  }
+
+  /** A row of the same transaction as one that somebody waits for. */
+  #lost(promise: Flushable): void {
+    this.#written(promise);
   }
 
   #written(promise: Flushable): Written {

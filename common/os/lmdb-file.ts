@@ -1,4 +1,15 @@
-import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { UserError } from "../program.ts";
 
 /**
  * LMDB maps its file into memory and trusts it: a file that is something else, or has been cut off,
@@ -68,4 +79,99 @@ export async function commitFailure(failure: unknown): Promise<unknown> {
     setImmediate(() => resolve(undefined));
   });
   return (await Promise.race([reason, nextTurn])) ?? failure;
+}
+
+const pageBytes = 4096;
+/** What one row can take beside its value: its leaf anew and split, and branches above them. */
+const rowPages = 4;
+const deletionPages = 2;
+/** What every transaction can take: roots, the lists of tables and of free pages. */
+const spareBytes = 128 << 10;
+/** Kept for deletions: some 500 rows of one transaction. */
+const reserveBytes = 4 << 20;
+/** The file grows by so much at a time. */
+const growBytes = 1 << 20;
+
+/** Numbers of a database that `lmdb` has opened. */
+interface LmdbNumbers {
+  env: { info(): { lastPageNumber: number } };
+}
+
+/**
+ * Room in an LMDB file before it is needed. lmdb-js damages its heap when a page cannot be written
+ * (seen as SIGABRT on a full disk), so that it must never come to that: the file is made longer
+ * first, with zeros, which LMDB writes over. Who writes takes its share and is refused if the disk
+ * has none left. Deletions may use a reserve, as what is full has to be emptied.
+ */
+export class LmdbRoom {
+  readonly #path: string;
+  readonly #root: LmdbNumbers;
+  /** Bytes of the file behind the pages in use that nobody has taken. */
+  #left = 0;
+  /** Taken by writes that are not committed yet. */
+  #underWay = 0;
+
+  /** `root`: the database whose file is at `path`, as lmdb-js opened it. */
+  constructor(path: string, root: unknown) {
+    this.#path = path;
+    this.#root = root as LmdbNumbers; // lmdb-js does not declare it.
+    try {
+      this.#ensure(spareBytes + reserveBytes);
+    } catch {
+      // A full disk: writes are refused until it has room.
+    }
+  }
+
+  /**
+   * Takes room for rows with values of so many bytes until `written` has settled; undefined values
+   * are deletions. Throws what the disk said (ENOSPC, EIO): then nothing may be written.
+   */
+  take(values: readonly (number | undefined)[]): { until(written: Promise<unknown>): void } {
+    const bytes = values.reduce<number>((sum, length) => sum + rowBytes(length), 0);
+    const deletesOnly = values.every((length) => length === undefined);
+    this.#ensure(bytes + spareBytes + (deletesOnly ? 0 : reserveBytes));
+    this.#left -= bytes;
+    this.#underWay += bytes;
+    const end = (): void => void (this.#underWay -= bytes);
+    return { until: (written) => void written.then(end, end) };
+  }
+
+  #ensure(bytes: number): void {
+    if (this.#left >= bytes) return;
+    const file = openSync(this.#path, "a");
+    try {
+      const used = (this.#root.env.info().lastPageNumber + 1) * pageBytes;
+      this.#left = fstatSync(file).size - used - this.#underWay;
+      // Appending: whatever LMDB writes meanwhile is never written over.
+      while (this.#left < bytes) this.#left += writeSync(file, zeros);
+    } finally {
+      closeSync(file);
+    }
+  }
+}
+
+const zeros = Buffer.alloc(growBytes);
+
+function rowBytes(valueBytes: number | undefined): number {
+  if (valueBytes === undefined) return deletionPages * pageBytes;
+  return (rowPages + Math.ceil(valueBytes / pageBytes)) * pageBytes;
+}
+
+/** Some 180 readers; lmdb-js asks for 126 unless told. */
+const lockBytes = 12 << 10;
+
+/**
+ * Makes `directory` and LMDB's lock file, for the one process that uses it. LMDB would make one
+ * with holes and map it, and a page that the disk then has no room for ends the process with
+ * SIGBUS. Throws a `UserError` if there is no room.
+ */
+export function makeLockFile(directory: string): void {
+  const path = `${directory}/lock.mdb`;
+  if (existsSync(path) && statSync(path).size >= lockBytes) return;
+  try {
+    mkdirSync(directory, { recursive: true });
+    writeFileSync(path, Buffer.alloc(lockBytes));
+  } catch (error) {
+    throw new UserError(`${path} cannot be written: ${String(error)}: make room and try again`);
+  }
 }

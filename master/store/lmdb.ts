@@ -1,6 +1,11 @@
 import { open, type Database, type RootDatabase } from "lmdb";
 import { must } from "../../common/assert.ts";
-import { commitFailure, handleLostRejections } from "../../common/os/lmdb-file.ts";
+import {
+  commitFailure,
+  handleLostRejections,
+  LmdbRoom,
+  makeLockFile,
+} from "../../common/os/lmdb-file.ts";
 import type { BaseStore } from "./base.ts";
 import type { Change } from "./batch.ts";
 import { type Row, type Table, tableNames } from "./store.ts";
@@ -21,6 +26,7 @@ type Binary = Database<Buffer, Buffer>;
  */
 export function openLmdbBase(path: string, { readOnly } = { readOnly: false }): BaseStore {
   const binary = { keyEncoding: "binary", encoding: "binary" } as const;
+  if (!readOnly) makeLockFile(path);
   const root: RootDatabase<Buffer, Buffer> = open({
     path,
     maxDbs: databasesMax,
@@ -35,6 +41,7 @@ export function openLmdbBase(path: string, { readOnly } = { readOnly: false }): 
   const tables = new Map<Table, Binary>();
   for (const name of tableNames) tables.set(name, root.openDB({ name, ...binary }));
   const journal: Binary = root.openDB({ name: journalTable, ...binary });
+  const room = readOnly ? undefined : new LmdbRoom(`${path}/data.mdb`, root);
   const table = (name: Table): Binary => must(tables.get(name), "table");
 
   return {
@@ -45,8 +52,18 @@ export function openLmdbBase(path: string, { readOnly } = { readOnly: false }): 
     get marked() {
       return journal.getBinary(markKey);
     },
-    apply: (_site, changes) => committed(changes.map((change) => written(table, change))),
-    mark: (_site, bytes) => committed([journal.put(markKey, bytes)]),
+    apply: async (_site, changes) => {
+      const taken = room?.take(changes.map(({ value }) => value?.length));
+      const work = committed(changes.map((change) => written(table, change)));
+      taken?.until(work);
+      await work;
+    },
+    mark: async (_site, bytes) => {
+      const taken = room?.take([bytes.length]);
+      const work = committed([journal.put(markKey, bytes)]);
+      taken?.until(work);
+      await work;
+    },
     close: () => root.close(),
   };
 }

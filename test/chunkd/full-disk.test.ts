@@ -9,9 +9,10 @@ import { h, statusFrom } from "./support.ts";
 
 /** A disk that is full to the last byte, below the index. */
 
-const disk = SmallDisk.mount(t, 4);
+const disk = SmallDisk.mount(t, 64);
 const needs = { skip: disk ? false : "mounting a small disk takes root" };
 const where = (name: string): string => `${disk?.path}/${name}`;
+t.afterEach(() => disk?.free());
 const record = Buffer.alloc(16);
 const bytes = Buffer.alloc(40_000, 1);
 
@@ -46,12 +47,40 @@ t.test("an index on a full disk says no-space, keeps what it has and goes on", n
   await again.close();
 });
 
+t.test(
+  "no page of the index is ever refused by the disk, which lmdb-js does not survive",
+  needs,
+  async (t) => {
+    const index = new LmdbIndex(where("refused"));
+    const why = new Set<string>();
+    const noted = (error: unknown): void => void why.add(String(error));
+    for (let round = 0; round < 30; round += 1) {
+      const handle = (i: number): ReturnType<typeof h> => h(round * 100 + i);
+      disk?.fill();
+      const puts = Array.from({ length: 99 }, (_, i) => index.put(handle(i + 1), record, bytes));
+      await Promise.all(puts.map(({ committed }) => committed.catch(noted)));
+      const removed = Array.from({ length: 60 }, (_, i) =>
+        index.remove(handle(i + 1), { file: true }),
+      );
+      await Promise.all(removed.map(({ committed }) => committed));
+      await index.flushed();
+      disk?.free();
+    }
+    t.equal(why.size, 1);
+    t.match([...why][0], /no-space|ENOSPC/);
+    t.notMatch([...why][0], /write page/, "asked before LMDB wrote");
+    t.equal(index.removals().length, 30 * 60);
+    await index.close();
+  },
+);
+
 t.test("a fence on a full disk holds, and is stored when there is room", needs, async (t) => {
   const index = new LmdbIndex(where("fenced"));
   const admission = new Admission({ index, clock: systemClock, log: silentLog });
   admission.renewLease(systemClock.nowMs(), 60_000);
   disk?.fill();
   await putUntilFull(index, 1);
+  for (let i = 0; (await statusFrom(index.putNumber(`n${i}`, i).committed)) === "ok"; i += 1);
   await admission.fence(epoch(7));
   t.equal(await statusFrom(admission.admit(epoch(6), async () => undefined)), "stale-epoch");
   t.equal(index.getNumber("epoch"), 0);
