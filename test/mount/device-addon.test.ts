@@ -118,10 +118,18 @@ await t.test("no argument does anything but throw or fail", async (tt) => {
     ),
   );
   const names = ["mount", "receiveDescriptor", "open", "start", "reply", "notify"] as const;
-  const standard = new Set<unknown>([0, -0, 1, 2]); // Not this test's own input and output.
+  // A number that happens to be a descriptor of this process is a right argument, and not for play:
+  // a channel on one of the event loop's own would keep it from ending.
+  const isInUse = (value: unknown): boolean => {
+    try {
+      return typeof value === "number" && fstatSync(Math.trunc(value)) !== undefined;
+    } catch {
+      return false;
+    }
+  };
   fc.assert(
     fc.property(fc.constantFrom(...names), fc.array(odd, { maxLength: 70 }), (name, args) => {
-      if (standard.has(args[0])) return;
+      if (isInUse(args[0])) return;
       try {
         const result = (addon[name] as (...given: unknown[]) => unknown)(...args);
         assert(typeof result === "number", "a result is a number");
