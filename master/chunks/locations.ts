@@ -45,15 +45,13 @@ export class Locations {
     this.onChange(handle);
   }
 
-  /** Forgets everything about a server, which is about to tell anew. */
-  forgetServer(server: ServerId): void {
-    if (this.countOf(server) === 0) return;
-    for (const handle of [...this.#setOf.keys()]) this.remove(handle, server);
-  }
-
-  /** Every chunk that some server holds. */
-  handles(): IterableIterator<ChunkHandle> {
-    return this.#setOf.keys();
+  /** Every chunk that `server` holds. Takes tens of milliseconds for a million chunks. */
+  heldBy(server: ServerId): Set<ChunkHandle> {
+    const held = new Set<ChunkHandle>();
+    if (this.countOf(server) === 0) return held;
+    const numbers = new Set([...this.#sets.keys()].filter((n) => this.#sets[n]?.includes(server)));
+    for (const [handle, number] of this.#setOf) if (numbers.has(number)) held.add(handle);
+    return held;
   }
 
   #count(server: ServerId, change: number): void {

@@ -7,8 +7,7 @@ import {
   chunkVersion,
   type ServerId,
 } from "../../protocol/id.ts";
-import type { Method } from "../../protocol/method.ts";
-import { checksums, cloneChunk, copyChunk, raiseVersion } from "../../protocol/methods/chunk.ts";
+import { cloneChunk, raiseVersion } from "../../protocol/methods/chunk.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
 import type { Fleet } from "../fleet/fleet.ts";
 import type { Committer } from "../namespace/committer.ts";
@@ -16,28 +15,16 @@ import { changedMeanwhile, type CutCopy } from "../namespace/ops/contents.ts";
 import { numberKey } from "../store/bytes.ts";
 import { type Chunk, decodeChunk } from "../store/tables.ts";
 import { Locations } from "./locations.ts";
-import { bestSource, type Sum } from "./source.ts";
+import { ChunkOrders } from "./orders.ts";
+import { bestSource } from "./source.ts";
 import { StaleReplicas } from "./stale.ts";
 import { Unsettled } from "./unsettled.ts";
-
-/** A chunk server answers such an order after a copy on its own disk at the latest. */
-const orderMs = 20_000;
-/** A whole chunk from another server, on a slow disk. What a draft got so far is not lost by it. */
-const copyMs = 120_000;
 
 /**
  * What a raise does with replicas in doubt: they leave the set; or stay in it, still in doubt; or
  * are in doubt no more, as they have been compared.
  */
 type Doubt = "exclude" | "keep" | "resolved";
-
-/** Who did what of an order that went to several servers. */
-interface Ordered<Reply> {
-  done: ServerId[];
-  replies: Map<ServerId, Reply>;
-  lacking: ServerId[];
-  bad: ServerId[];
-}
 
 /**
  * The sets of servers that hold chunks, and every step that changes one.
@@ -66,6 +53,7 @@ export class ChunkSets {
   readonly #committer: Committer;
   readonly #fleet: Fleet;
   readonly #log: Log;
+  readonly #orders: ChunkOrders;
   readonly #locks = new KeyedMutex<ChunkHandle>();
   readonly #making = new Set<ChunkHandle>();
 
@@ -73,6 +61,7 @@ export class ChunkSets {
     this.#committer = options.committer;
     this.#fleet = options.fleet;
     this.#log = options.log;
+    this.#orders = new ChunkOrders(options);
   }
 
   /** It may have been deleted meanwhile: that takes no lock. */
@@ -119,39 +108,6 @@ export class ChunkSets {
     return new StatusError("unavailable", `no server with chunk ${handle} answers`);
   }
 
-  // Orders
-
-  /**
-   * Sends the same order to several servers at once. `done` carried it out; `lacking` answered that
-   * they do not have the chunk, `bad` that theirs is of no use as a whole; others did not answer
-   * or refused. `replies`: of those that did.
-   */
-  async #order<Request, Reply>(
-    servers: readonly ServerId[],
-    method: Method<Request, Reply>,
-    params: Request,
-  ): Promise<Ordered<Reply>> {
-    const replies = new Map<ServerId, Reply>();
-    const lacking: ServerId[] = [];
-    const bad: ServerId[] = [];
-    await Promise.all(
-      servers.map(async (id) => {
-        const connection = this.#fleet.get(id)?.connection;
-        if (!connection) return;
-        try {
-          replies.set(id, await connection.call(method, params, { deadlineMs: orderMs }));
-        } catch (error) {
-          const status = statusOf(error);
-          if (status === "no-chunk") lacking.push(id);
-          if (status === "corrupt") bad.push(id);
-          const why = error instanceof Error ? error.message : String(error);
-          this.#log.warn("chunk.order-failed", { order: method.name, server: id, status, why });
-        }
-      }),
-    );
-    return { done: [...replies.keys()], replies, lacking, bad };
-  }
-
   /**
    * Why no replica is at hand: `unavailable`, for which waiting helps, or `lost` if all of the set
    * are there, and each has said, now (`without`) or when it registered, that it has none.
@@ -194,7 +150,7 @@ export class ChunkSets {
     const newVersion = chunkVersion(chunk.version + 1);
     const cut = chunk.cutTo === undefined ? {} : { length: chunk.cutTo };
     const order = { handle, version: chunk.version, newVersion, ...cut };
-    const { done, replies, lacking, bad } = await this.#order(servers, raiseVersion, order);
+    const { done, replies, lacking, bad } = await this.#orders.toAll(servers, raiseVersion, order);
     const set = done.length > 0 || chunk.written ? done : lacking;
     if (set.length === 0) throw this.nobody(handle, chunk, [...lacking, ...bad]);
     const named = done.filter((id) => replies.get(id)?.uneven);
@@ -312,7 +268,7 @@ export class ChunkSets {
     if (sure.length === 0) this.#checkNobodyMissing(handle, chunk, unsure);
     // With a new version nobody writes while they are compared.
     const { set } = await this.#raise(handle, [...sure, ...unsure], "keep");
-    const sums = await this.#sums(handle, set);
+    const sums = await this.#orders.sums(handle, this.#expect(handle).version, set);
     const source = sure.find((id) => sums.has(id)) ?? bestSource(sums, uneven);
     if (source === undefined) throw this.silent(handle);
     const different = set.filter((id) => sums.get(id)?.text !== sums.get(source)?.text);
@@ -329,30 +285,23 @@ export class ChunkSets {
     for (const target of different) await this.#copyInto(handle, target);
   }
 
-  /** When all replicas are in doubt, one that has not come back yet may be the better one. */
+  /**
+   * When all replicas at hand are in doubt, one that is not there may be the better one: it is
+   * waited for until it is long dead, or says that it has none.
+   */
   #checkNobodyMissing(handle: ChunkHandle, chunk: Chunk, unsure: readonly ServerId[]): void {
+    if (unsure.length === 0) throw this.silent(handle);
     const missing = chunk.servers.filter((id) => !unsure.includes(id));
-    if (unsure.length === 0 || missing.some((id) => this.#fleet.isAwaited(id))) {
-      throw this.silent(handle);
-    }
+    const awaited = missing.find((id) => !this.#fleet.isGone(id) && !this.#isWithout(handle, id));
+    if (awaited === undefined) return;
+    const why = `the replicas at hand may lack bytes: waiting for server ${awaited}`;
+    throw new StatusError("unavailable", `chunk ${handle}: ${why}`);
   }
 
-  /** Lengths and CRCs of replicas, of those that answer. */
-  async #sums(handle: ChunkHandle, servers: readonly ServerId[]): Promise<Map<ServerId, Sum>> {
-    const { version } = this.#expect(handle);
-    const sums = new Map<ServerId, Sum>();
-    await Promise.all(
-      servers.map(async (id) => {
-        const connection = this.#fleet.get(id)?.connection;
-        try {
-          const sum = await connection?.call(checksums, { handle, version });
-          if (sum) sums.set(id, { length: sum.length, text: `${sum.length}:${sum.crcs.join()}` });
-        } catch (error) {
-          this.#log.warn("chunk.no-checksums", { handle, server: id, error });
-        }
-      }),
-    );
-    return sums;
+  /** True if the server is there and has said that it has no replica of use. */
+  #isWithout(handle: ChunkHandle, id: ServerId): boolean {
+    const told = this.#fleet.isUp(id) && this.#fleet.get(id)?.inventoried === true;
+    return told && !this.present(handle).includes(id) && !this.unsettled.of(handle).has(id);
   }
 
   /**
@@ -428,8 +377,11 @@ export class ChunkSets {
         );
       }
       await this.raise(handle, staying);
+      // If the raise has lost some of them, the replica may be needed: it is stale now.
+      const now = this.#expect(handle).servers;
+      if (!staying.every((id) => now.includes(id))) throw this.silent(handle);
       this.stale.remove(handle, server);
-      this.#fleet.get(server)?.removals.set(handle, "due");
+      this.#orderRemoval(handle, server);
     });
   }
 
@@ -437,21 +389,38 @@ export class ChunkSets {
   discardStale(handle: ChunkHandle): void {
     const chunk = this.find(handle);
     for (const id of this.stale.of(handle)) {
-      if (!chunk?.servers.includes(id)) this.#fleet.get(id)?.removals.set(handle, "due");
+      if (this.isCopying(handle, id)) continue;
+      if (!chunk?.servers.includes(id)) this.#orderRemoval(handle, id);
+      this.stale.remove(handle, id);
     }
-    this.stale.forget(handle);
+  }
+
+  /** What a copy that is on its way leaves there is seen to when it has ended. */
+  #orderRemoval(handle: ChunkHandle, server: ServerId): void {
+    if (this.isCopying(handle, server)) return;
+    this.#fleet.get(server)?.removals.order(handle);
+  }
+
+  isCopying(handle: ChunkHandle, target: ServerId): boolean {
+    return this.#orders.isCopying(handle, target);
+  }
+
+  /** Something of the chunk may be on a server that is none of its set. */
+  noteLeftOver(handle: ChunkHandle, server: ServerId): void {
+    const chunk = this.find(handle);
+    if (chunk?.servers.includes(server)) return;
+    if (chunk || this.#making.has(handle)) this.stale.add(handle, server);
+    else this.#orderRemoval(handle, server);
   }
 
   /** Copies a chunk whose writers are held off, and takes the new replica into the set. */
   async #copyInto(handle: ChunkHandle, target: ServerId, from?: ServerId): Promise<void> {
     const version = await this.#orderCopy(handle, target, { draft: false, from });
     await this.#addToSet(handle, version, target);
-    const chunk = this.find(handle);
-    if (chunk?.servers.includes(target)) return;
+    if (this.find(handle)?.servers.includes(target)) return;
     // It was deleted, or changed, while it was copied: nobody else knows of this replica.
     await this.#committer.synced();
-    if (chunk) this.stale.add(handle, target);
-    else this.#fleet.get(target)?.removals.set(handle, "due");
+    this.noteLeftOver(handle, target);
   }
 
   async #addToSet(handle: ChunkHandle, version: ChunkVersion, target: ServerId): Promise<void> {
@@ -474,15 +443,18 @@ export class ChunkSets {
     const { version } = this.#expect(handle);
     const holders = this.present(handle).filter((id) => this.#fleet.isUp(id) && id !== target);
     const first = holders.toSorted((a, b) => Number(b === from) - Number(a === from));
-    const sources = first.flatMap((id) => this.#fleet.replica(id) ?? []);
-    const connection = this.#fleet.get(target)?.connection;
-    if (sources.length === 0) throw this.silent(handle);
-    if (!connection) throw new StatusError("unavailable", `server ${target} has gone`);
-    // What it was to delete it will need now. It was told so before this order, or never will be.
-    this.#fleet.get(target)?.removals.delete(handle);
-    const order = { handle, version, sources, draft };
-    const { fetchedBytes } = await connection.call(copyChunk, order, { deadlineMs: copyMs });
-    this.#log.event("chunk.copied", { handle, version, target, draft, fetchedBytes });
+    if (first.length === 0) throw this.silent(handle);
+    try {
+      await this.#orders.copy({ handle, version, draft }, target, first);
+    } catch (error) {
+      await this.#committer.synced();
+      this.noteLeftOver(handle, target);
+      throw error;
+    }
+    if (!this.isKnown(handle)) {
+      await this.#committer.synced();
+      this.noteLeftOver(handle, target);
+    }
     return version;
   }
 
@@ -501,12 +473,15 @@ export class ChunkSets {
       const cutAt = length === undefined ? {} : { length };
       const order = { handle: source, version: chunk.version, target: handle, ...cutAt };
       this.#making.add(handle);
-      const { done, lacking, bad } = await this.#order(chunk.servers, cloneChunk, order);
+      const { done, lacking, bad } = await this.#orders.toAll(chunk.servers, cloneChunk, order);
+      // Others may have carried it out all the same.
+      for (const id of chunk.servers) if (!done.includes(id)) this.stale.add(handle, id);
       if (done.length > 0) {
         this.locations.set(handle, done);
         return { source, handle, servers: done };
       }
       this.#making.delete(handle);
+      this.discardStale(handle);
       const nowhere = !chunk.written && lacking.length === chunk.servers.length;
       if (nowhere) return undefined;
       throw this.nobody(source, chunk, [...lacking, ...bad]);
@@ -530,7 +505,7 @@ export class ChunkSets {
    */
   discard(handle: ChunkHandle, servers: readonly ServerId[]): void {
     for (const id of new Set([...this.present(handle), ...servers])) {
-      this.#fleet.get(id)?.removals.set(handle, "due");
+      this.#orderRemoval(handle, id);
     }
     this.discardStale(handle);
     this.locations.set(handle, []);

@@ -3,8 +3,6 @@ import type { ChunkHandle, ServerId } from "../../protocol/id.ts";
 /** Chunks remembered: beyond them, replicas are found when their servers register again. */
 const chunksMax = 1_000_000;
 
-const none: ReadonlySet<ServerId> = new Set();
-
 /**
  * Out-of-date replicas on servers that are up. Such a server is the best place for a copy, as most
  * blocks are there already; when the chunk has its replicas elsewhere, they are deleted.
@@ -21,8 +19,8 @@ export class StaleReplicas {
     return true;
   }
 
-  of(handle: ChunkHandle): ReadonlySet<ServerId> {
-    return this.#servers.get(handle) ?? none;
+  of(handle: ChunkHandle): readonly ServerId[] {
+    return [...(this.#servers.get(handle) ?? [])];
   }
 
   handles(): IterableIterator<ChunkHandle> {
@@ -33,9 +31,5 @@ export class StaleReplicas {
     const servers = this.#servers.get(handle);
     servers?.delete(server);
     if (servers?.size === 0) this.#servers.delete(handle);
-  }
-
-  forget(handle: ChunkHandle): void {
-    this.#servers.delete(handle);
   }
 }

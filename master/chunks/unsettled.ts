@@ -26,8 +26,8 @@ export class Unsettled {
     return this.#servers.get(handle) ?? new Set();
   }
 
-  handles(): ChunkHandle[] {
-    return [...this.#servers.keys()];
+  handles(): IterableIterator<ChunkHandle> {
+    return this.#servers.keys();
   }
 
   add(txn: Txn, handle: ChunkHandle, server: ServerId): void {

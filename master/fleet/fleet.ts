@@ -8,6 +8,7 @@ import type { heartbeat } from "../../protocol/methods/fleet.ts";
 import type { Replica } from "../../protocol/shapes.ts";
 import type { Candidate } from "../chunks/placement.ts";
 import { prefixEnd, type StoreReader } from "../store/store.ts";
+import { Removals } from "./removals.ts";
 import type { Txn } from "../namespace/txn.ts";
 
 export type ServerState = "up" | "suspect" | "dead";
@@ -45,6 +46,11 @@ export interface Usage {
  * After a restart of the master, servers get this long to register before they count as missing.
  */
 const awaitMs = 15_000;
+/**
+ * A server that may have the better replica is waited for so long: a rack without power comes back,
+ * starts, and reads again what was being written.
+ */
+export const goneMs = 900_000;
 
 /** A chunk server as the master knows it. */
 export interface ChunkServer {
@@ -57,11 +63,8 @@ export interface ChunkServer {
   lastSeenMs: number;
   /** True once its inventory is complete: what it did not list, it does not have. */
   inventoried: boolean;
-  /**
-   * Chunks it has to delete: told with the next heartbeat when they are due. The others wait for
-   * the disk to have the reason.
-   */
-  readonly removals: Map<ChunkHandle, "waiting" | "due">;
+  /** Chunks it has to delete. */
+  readonly removals: Removals;
   /** Chunks placed on it since its last heartbeat. */
   recent: number;
   /** What an operator wants of it. */
@@ -172,6 +175,14 @@ export class Fleet {
     return this.#clock.nowMs() - server.lastSeenMs < awaitMs;
   }
 
+  /** True for a server that nobody waits for any more: long dead, or no more known. */
+  isGone(id: ServerId): boolean {
+    const server = this.#servers.get(id);
+    if (!server) return true;
+    const silentMs = this.#clock.nowMs() - server.lastSeenMs;
+    return server.duty.mode !== "maintenance" && silentMs > Math.max(goneMs, this.#graceMs);
+  }
+
   /** True while servers that were here before are still expected back. */
   expectsMore(): boolean {
     return this.all().some((server) => this.isAwaited(server.id));
@@ -216,7 +227,7 @@ export class Fleet {
       connection: undefined,
       lastSeenMs: this.#clock.nowMs(),
       inventoried: false,
-      removals: new Map(),
+      removals: new Removals(),
       recent: 0,
       duty: activeDuty,
     };

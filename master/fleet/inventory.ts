@@ -80,7 +80,10 @@ export class FleetService {
     server.lastSeenMs = this.#clock.nowMs();
     server.inventoried = false;
     server.usage = usageOf(params);
-    this.#reporting.set(connection, { server, unmentioned: this.#heldBy(id) });
+    this.#reporting.set(connection, {
+      server,
+      unmentioned: this.#chunks.sets.locations.heldBy(id),
+    });
     connection.onClose(() => {
       this.#reporting.delete(connection);
       if (server.connection === connection) server.connection = undefined;
@@ -94,15 +97,6 @@ export class FleetService {
       heartbeatMs,
       leaseMs: serverLeaseMs,
     };
-  }
-
-  #heldBy(id: ServerId): Set<ChunkHandle> {
-    const held = new Set<ChunkHandle>();
-    if (this.#chunks.sets.locations.countOf(id) === 0) return held;
-    for (const handle of this.#chunks.sets.locations.handles()) {
-      if (this.#chunks.sets.locations.of(handle).includes(id)) held.add(handle);
-    }
-    return held;
   }
 
   async inventory(
@@ -119,12 +113,12 @@ export class FleetService {
       if (!(await this.#isUnwanted(server.id, report))) continue;
       remove.push(report.handle);
       // Until the server says that it is done, it gets no new replica of this chunk.
-      if (!server.removals.has(report.handle)) server.removals.set(report.handle, "waiting");
+      server.removals.announce(report.handle);
     }
     // Why it has to delete chunks, and that some are in doubt, which it says once only.
     await this.#committer.synced();
     for (const handle of remove) {
-      if (server.removals.has(handle)) server.removals.set(handle, "due");
+      if (server.removals.has(handle)) server.removals.order(handle);
     }
     if (params.last) this.#complete(server, unmentioned);
     // One that is copied to this server meanwhile is not to be deleted any more.
@@ -142,8 +136,13 @@ export class FleetService {
       return ours;
     }
     const chunk = sets.find(handle);
-    if (!chunk) return false; // It is being copied and will be on record in a moment.
+    if (!chunk) {
+      // It is being made, and will be on record in a moment, perhaps without this server.
+      sets.noteLeftOver(handle, server);
+      return false;
+    }
     const isMember = chunk.servers.includes(server);
+    if (!isMember && sets.isCopying(handle, server)) return false;
     if (!isMember || version < chunk.version) return this.#isStale(server, handle, chunk.goal);
     if (version > chunk.version) return this.#adopt(server, report);
     if (report.dirty) {
@@ -158,15 +157,17 @@ export class FleetService {
    * the next version can come about so; any other is a fault, and neither used nor deleted.
    */
   async #adopt(server: ServerId, report: Report): Promise<boolean> {
-    const { handle, version, dirty } = report;
+    const { handle, version } = report;
     const { sets } = this.#chunks;
     this.#log.warn("inventory.version-ahead", { server, ...report });
     await this.#committer.run((txn) => {
       const chunk = txn.findChunk(handle);
       if (!chunk || version !== chunk.version + 1) return;
       txn.putChunk(handle, { ...chunk, version });
-      if (dirty) sets.unsettled.add(txn, handle, server);
-      txn.afterCommit(() => sets.locations.set(handle, dirty ? [] : [server]));
+      // The raise may have been the one that found a write which is not on all, and answered that
+      // to the master before this one, or it came with a doubt that is not on record any more.
+      sets.unsettled.set(txn, handle, chunk.servers);
+      txn.afterCommit(() => sets.locations.set(handle, []));
     });
     return false;
   }
@@ -201,10 +202,19 @@ export class FleetService {
     server.lastSeenMs = this.#clock.nowMs();
     server.usage = usageOf(params);
     server.recent = 0;
-    for (const handle of params.removed) server.removals.delete(handle);
-    const due = [...server.removals].filter(([, state]) => state === "due");
-    const remove = due.slice(0, chunksPerPageMax).map(([handle]) => handle);
+    for (const handle of params.removed) this.#removed(server.id, handle);
+    const remove = server.removals.next(chunksPerPageMax);
     return { remove, epoch: this.#committer.fencedEpoch };
+  }
+
+  #removed(server: ServerId, handle: ChunkHandle): void {
+    const { sets } = this.#chunks;
+    this.#fleet.get(server)?.removals.end(handle);
+    if (!sets.present(handle).includes(server)) return;
+    // Never expected; but what is not there must not count.
+    this.#log.error("replica.removed", { handle, server });
+    sets.locations.remove(handle, server);
+    this.onChange();
   }
 
   /** A replica turned out to be bad: it is mended in the background. */
@@ -228,7 +238,7 @@ export class FleetService {
       if (this.#failedWrites.size < failedWritesMax) this.#failedWrites.set(handle, params);
     } else if (handle < this.#committer.ids.limit("handle")) {
       await this.#committer.synced();
-      server.removals.set(handle, "due");
+      this.#chunks.sets.noteLeftOver(handle, server.id);
     }
     return {};
   }

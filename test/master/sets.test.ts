@@ -1,68 +1,24 @@
-import t, { type Test } from "tap";
+import t from "tap";
 import { must } from "../../common/assert.ts";
-import type { ChunkHandle } from "../../protocol/id.ts";
 import { rootIno } from "../../protocol/id.ts";
 import { createSnapshot } from "../../protocol/methods/admin.ts";
 import * as chunk from "../../protocol/methods/chunk.ts";
 import * as fleet from "../../protocol/methods/fleet.ts";
 import * as namespace from "../../protocol/methods/namespace.ts";
-import type { Attr, Grant } from "../../protocol/shapes.ts";
-import {
-  MasterCluster,
-  type TestMount,
-  type TestServer,
-  testServers,
-} from "../support/master-cluster.ts";
+import type { TestServer } from "../support/master-cluster.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { outcome } from "../support/outcome.ts";
-import { newTestStore } from "../support/test-store.ts";
+import {
+  contentsOf,
+  failedBy,
+  located,
+  scene,
+  serverIds,
+  serversOf,
+  writtenFile,
+} from "../support/sets-scene.ts";
 
 /** Who may be granted what, when servers come, go, and lie in the past. */
-
-interface Scene {
-  cluster: MasterCluster;
-  servers: TestServer[];
-  mount: TestMount;
-}
-
-async function scene(test: Test, count = 3): Promise<Scene> {
-  const cluster = new MasterCluster(await newTestStore());
-  await cluster.start();
-  const servers = testServers(count);
-  for (const server of servers) await server.join(cluster);
-  test.teardown(() => cluster.stop());
-  return { cluster, servers, mount: await cluster.mount() };
-}
-
-/** A file whose one chunk has been written everywhere and committed. */
-async function writtenFile({ mount, servers }: Scene, contents: string) {
-  const { attr } = await mount.create("f");
-  const grant = await mount.grant(attr);
-  for (const server of serversOf(servers, grant)) server.write(grant, contents);
-  await mount.commit(attr, grant, contents.length);
-  return { attr, grant };
-}
-
-const serversOf = (servers: TestServer[], grant: Grant): TestServer[] =>
-  servers.filter(({ id }) => grant.replicas.some(({ server }) => server === id));
-
-async function located(mount: TestMount, attr: Attr): Promise<number[]> {
-  const request = { ino: attr.ino, first: 0, count: 1 };
-  const { locations } = await mount.read(chunk.locate, request);
-  return serverIds(locations[0]?.replicas ?? []);
-}
-
-function serverIds(replicas: readonly { server: number }[]): number[] {
-  return replicas.map(({ server }) => server).toSorted((a, b) => a - b);
-}
-
-/** What a mount says of a server that did not take part in a write. */
-function failedBy({ handle, version }: Grant, server: TestServer) {
-  return { handle, version, servers: [must(server.id, "id")] };
-}
-
-const contentsOf = (server: TestServer, handle: ChunkHandle): string | undefined =>
-  server.chunks.get(handle)?.contents;
 
 t.test("after a restart of the master, part of a set is not taken for the whole", async (t) => {
   const all = await scene(t);

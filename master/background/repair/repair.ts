@@ -79,6 +79,7 @@ export class Repair {
   #recountAtMs = 0;
   #balanceAtMs = 0;
   #balanceFrom = 0;
+  #staleCursor: IterableIterator<ChunkHandle> = [].values();
   #wake: () => void = () => undefined;
   #woken = false;
   #tasks: Tasks | undefined;
@@ -190,7 +191,7 @@ export class Repair {
   /** Old replicas are good for nothing once a chunk has all that it wants. */
   #discardStale(handle: ChunkHandle, facts: ChunkFacts | undefined): void {
     const { stale } = this.#chunks.sets;
-    if (stale.of(handle).size === 0 || this.#running.has(handle)) return;
+    if (stale.of(handle).length === 0 || this.#running.has(handle)) return;
     const live = facts?.present.filter((id) => this.#fleet.isUp(id)).length ?? 0;
     // A chunk without data gets no further copies, so it has all that it will get.
     if (!facts || live >= (facts.written ? facts.goal : 1)) this.#chunks.sets.discardStale(handle);
@@ -277,8 +278,19 @@ export class Repair {
       }
       await turn();
     }
-    for (const handle of [...this.#chunks.sets.stale.handles()].slice(0, queueMax)) {
-      this.#discardStale(handle, this.#factsOf(handle));
+    this.#lookAtStale();
+  }
+
+  /** So many at a time, the others in later passes: most of them are waited for by a copy. */
+  #lookAtStale(): void {
+    let ends = 0;
+    for (let looks = 0; looks < queueMax && ends < 2; looks += 1) {
+      const { value: handle } = this.#staleCursor.next();
+      if (handle !== undefined) this.#discardStale(handle, this.#factsOf(handle));
+      else {
+        ends += 1;
+        this.#staleCursor = this.#chunks.sets.stale.handles();
+      }
     }
   }
 

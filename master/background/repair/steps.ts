@@ -57,7 +57,7 @@ export class RepairSteps {
       return slots.hasRoom(id) && !facts.servers.includes(id) && !deleting;
     });
     return place(
-      candidates.map((one) => ({ ...one, used: stale.has(one.id) ? -1 : one.used })),
+      candidates.map((one) => ({ ...one, used: stale.includes(one.id) ? -1 : one.used })),
       1,
       { present: present.map((server) => this.#fleet.candidate(server)), random: this.#random },
     )[0];
