@@ -25,7 +25,7 @@ import { orderHandlers } from "./service/orders.ts";
 import { Requests } from "./service/requests.ts";
 import type { OpenIndex } from "./store/chunk-index.ts";
 import { DataDirectory } from "./store/directory.ts";
-import { inventoryPages } from "./store/inventory.ts";
+import { holdingsAfter, inventoryPages } from "./store/inventory.ts";
 import { recover } from "./store/recover.ts";
 import { openStore, type Store } from "./store/store.ts";
 import { Admission } from "./write/admission.ts";
@@ -264,6 +264,7 @@ export class ChunkServer {
         };
       },
       pages: () => inventoryPages(store, this.#cleaner.recovered),
+      holdings: (after) => holdingsAfter(store, after),
       inventoryTold: () => this.#tasks.run("clean", () => this.#cleaner.recoveredTold()),
       removed: () => this.#remover.removed(),
       removedReported: (handles) => this.#remover.reported(handles),

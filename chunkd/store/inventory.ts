@@ -33,3 +33,12 @@ export function* inventoryPages(
     if (last) return;
   }
 }
+
+/** The chunks after `after` (0: from the start), up to a page; `last`: there are no more. */
+export function holdingsAfter(
+  store: Store,
+  after: number,
+): { handles: ChunkHandle[]; last: boolean } {
+  const handles = store.index.scan(after, chunksPerPageMax).map(({ handle }) => handle);
+  return { handles, last: handles.length < chunksPerPageMax };
+}

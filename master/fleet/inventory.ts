@@ -5,6 +5,7 @@ import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
 import type { Connection } from "../../protocol/connection.ts";
 import type {
   heartbeat,
+  holdings,
   inventory,
   register,
   replicaBad,
@@ -255,6 +256,25 @@ export class FleetService {
       }
     };
     await Promise.all(some.map(settle));
+  }
+
+  /** What a server has, and does not belong there: nobody else may know of it. */
+  async holdings(
+    { handles }: RequestOf<typeof holdings>,
+    connection: Connection,
+  ): Promise<ReplyOf<typeof holdings>> {
+    const { id } = this.#serverOf(connection);
+    const { sets } = this.#chunks;
+    const limit = this.#committer.ids.limit("handle");
+    const belongs = (handle: ChunkHandle): boolean =>
+      handle >= limit ||
+      sets.isCopying(handle, id) ||
+      sets.find(handle)?.servers.includes(id) === true;
+    const leftOver = handles.filter((handle) => !belongs(handle));
+    if (leftOver.length === 0) return {};
+    await this.#committer.synced();
+    for (const handle of leftOver) if (!sets.isCopying(handle, id)) sets.noteLeftOver(handle, id);
+    return {};
   }
 
   serverIdOf(connection: Connection): ServerId {

@@ -428,6 +428,7 @@ function fleetHandlers(master: Master): Handlers {
     })
     .serve(fleet.inventory, (params, { connection }) => fleetService.inventory(params, connection))
     .serve(fleet.heartbeat, (params, { connection }) => fleetService.heartbeat(params, connection))
+    .serve(fleet.holdings, (params, { connection }) => fleetService.holdings(params, connection))
     .serve(fleet.writeFailed, (params, { connection }) =>
       fleetService.writeFailed(params, connection),
     )

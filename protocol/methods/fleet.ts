@@ -122,3 +122,15 @@ export const writeFailed = method({
   request: { handle: HandleShape, version: VersionShape, servers: List(ServerShape, 32) },
   reply: {},
 });
+
+/**
+ * A part of what the server holds, told again and again in the background: an order that ended
+ * after the inventory, or a write that came late, may have left what nobody knows of. What is not
+ * wanted is in the answer of a later heartbeat.
+ */
+export const holdings = method({
+  code: 85,
+  name: "fleet.holdings",
+  request: { handles: List(HandleShape, chunksPerPageMax) },
+  reply: {},
+});

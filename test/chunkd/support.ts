@@ -27,6 +27,7 @@ import type { RequestOf } from "../../protocol/method.ts";
 import { readChunk, syncChunks, writeChunk } from "../../protocol/methods/chunk.ts";
 import {
   heartbeat,
+  holdings,
   inventory,
   register,
   replicaBad,
@@ -165,6 +166,7 @@ export class FakeMaster {
   readonly bad: RequestOf<typeof replicaBad>[] = [];
   readonly failedWrites: (RequestOf<typeof writeFailed> & { from: number })[] = [];
   readonly connections = new Map<number, Connection>();
+  readonly holdings: ChunkHandle[][] = [];
   epoch = 1;
   heartbeatMs = 20;
   leaseMs = 60_000;
@@ -225,6 +227,10 @@ export class FakeMaster {
       .serve(heartbeat, (params) => {
         this.beats.push(params);
         return { remove: this.remove, epoch: epoch(this.epoch) };
+      })
+      .serve(holdings, ({ handles }) => {
+        this.holdings.push([...handles]);
+        return {};
       })
       .serve(replicaBad, (params) => {
         this.bad.push(params);

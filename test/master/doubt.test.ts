@@ -158,3 +158,28 @@ t.test("what a failed copy may have left is deleted once the chunk has its repli
   sets.discardStale(handle);
   t.same(await spare.beat(), [handle]);
 });
+
+t.test(
+  "what a server holds and nobody knows of is deleted; what belongs there stays",
+  async (t) => {
+    const all = await scene(t, 4);
+    const { cluster, servers, mount } = all;
+    const { attr, grant } = await writtenFile(all, "x");
+    const { sets } = cluster.master.chunks;
+    const deleted = must(await sets.makeCopy(grant.handle, undefined), "a copy");
+    sets.copyMade(deleted, false);
+    const spare = must(
+      servers.find((server) => !serversOf(servers, grant).includes(server)),
+      "a fourth server",
+    );
+    const [member] = serversOf(servers, grant) as [TestServer];
+    const handles = [grant.handle, deleted.handle];
+    for (const server of [spare, member]) {
+      await must(server.connection, "connected").call(fleet.holdings, { handles });
+    }
+    sets.discardStale(grant.handle);
+    t.same(new Set(await spare.beat()), new Set(handles));
+    t.same(await member.beat(), [deleted.handle]);
+    t.equal((await located(mount, attr)).length, 3);
+  },
+);
