@@ -62,6 +62,7 @@ t.test("a server tells what it holds again while it is connected", async (t) => 
     await client.write([replicaOf(first)], pattern(3 * kib, 1), { handle: h(handle) });
   }
   await first.stop();
+  master.holdings.length = 0;
   await startServer(t, master, { root });
   await until(() => master.holdings.length === 1);
   t.same(master.holdings, [[7, 9]]);
