@@ -156,6 +156,11 @@ function createContext(options: ConnectOptions, tasks: Tasks): Context & { pool:
       files.changed(ino);
       reader.forget(ino);
     },
+    onLost: (ino) => {
+      files.changed(ino);
+      reader.forget(ino);
+      cache.dropAttr(ino);
+    },
     ticket: () => cache.ticket(),
     onCommitted: (attr, ticket) => void cache.changedAttr(attr, ticket),
   });

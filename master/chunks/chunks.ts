@@ -9,7 +9,7 @@ import type { Committer } from "../namespace/committer.ts";
 import { addChunk, type CutCopy, putCopy } from "../namespace/ops/contents.ts";
 import type { Txn } from "../namespace/txn.ts";
 import { numberFromKey, numberKey } from "../store/bytes.ts";
-import { rowsAt } from "../store/history.ts";
+import { recordAt, rowsAt } from "../store/history.ts";
 import { decodeChunkRef } from "../store/tables.ts";
 import { place } from "./placement.ts";
 import { ChunkSets } from "./sets.ts";
@@ -63,12 +63,18 @@ export class Chunks {
     }
   }
 
-  /** Where chunks of a file are, in epoch `at` or now. Chunks without data are holes. */
+  /**
+   * Where chunks of a file are, in epoch `at` or now. Chunks without data are holes. Throws `stale`
+   * for a file that is no more, or was not kept by a loss of power: that has no holes.
+   */
   async locate(
     ino: Ino,
     at: Epoch | undefined,
     range: { first: number; count: number },
   ): Promise<Location[]> {
+    if (!recordAt(this.#committer.store, "inode", numberKey(ino), at)) {
+      throw new StatusError("stale", `inode ${ino} does not exist any more`);
+    }
     const found: { index: number; handle: ChunkHandle }[] = [];
     const options = { prefix: numberKey(ino), from: numberKey(ino, range.first), at };
     for (const { key, value } of rowsAt(this.#committer.store, "chunkmap", options)) {

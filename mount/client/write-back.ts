@@ -55,6 +55,8 @@ export interface WriteBackOptions {
    * what was read before may be out of date.
    */
   onSent: (ino: Ino) => void;
+  /** The master knows nothing of the file's new chunks, nor ever will: what is cached is wrong. */
+  onLost: (ino: Ino) => void;
   /** Before a commit: what it gives comes back with the answer. */
   ticket: () => number;
   /** The master's answer to a commit. */
@@ -408,6 +410,7 @@ export class WriteBack {
       const lost = commitLost.has(statusOf(cause));
       log.error("commit.failed", { ino, size, lost, error: cause });
       file.commitFailed(batch, lost);
+      if (lost) this.#options.onLost(ino);
       this.errors.add(ino, cause);
       return false;
     }

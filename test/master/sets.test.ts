@@ -1,6 +1,6 @@
 import t from "tap";
 import { must } from "../../common/assert.ts";
-import { rootIno } from "../../protocol/id.ts";
+import { ino, rootIno } from "../../protocol/id.ts";
 import { createSnapshot } from "../../protocol/methods/admin.ts";
 import * as chunk from "../../protocol/methods/chunk.ts";
 import * as fleet from "../../protocol/methods/fleet.ts";
@@ -34,6 +34,13 @@ t.test("after a restart of the master, part of a set is not taken for the whole"
   const again = await mount.grant(attr);
   t.equal(again.version, grant.version, "all are back: nothing has changed");
   t.equal(again.replicas.length, 3);
+});
+
+t.test("a file that is no more has no holes", async (t) => {
+  const all = await scene(t, 1);
+  const { attr } = await writtenFile(all, "x");
+  const gone = { ...attr, ino: ino(attr.ino + 1000) };
+  t.equal(await outcome(located(all.mount, gone)), "stale");
 });
 
 t.test("who does not come back leaves the set, and its replica is out of date", async (t) => {

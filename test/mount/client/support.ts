@@ -72,6 +72,7 @@ export class Behind {
   masterSyncs = 0;
   /** Chunks that it says other mounts have written. */
   ofOthers: number[] = [];
+  readonly lost: number[] = [];
   readonly arrived: number[] = [];
   /** Writes go to chunks that the master takes for holes until it is told. */
   fresh = false;
@@ -105,6 +106,7 @@ export class Behind {
       clock,
       log,
       onSent: (ino) => void this.arrived.push(ino),
+      onLost: (ino) => void this.lost.push(ino),
       tails: {
         get: () => this.tail,
         take: () => Promise.resolve(this.tail),

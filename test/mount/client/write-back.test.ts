@@ -117,6 +117,22 @@ await t.test("a lost piece does not extend the file, nor does what follows it", 
   tt.equal(behind.shownSize(), mib);
 });
 
+await t.test(
+  "a commit that the master will never take makes what is cached out of date",
+  async (tt) => {
+    const behind = new Behind();
+    behind.answerCommits = false;
+    const waiter = fresh(behind);
+    await behind.back.write(file, 0, Buffer.alloc(10), waiter);
+    const flushed = outcome(behind.back.flush(file, waiter));
+    await settled();
+    tt.same(behind.lost, []);
+    behind.commits[0]?.answer.reject(new StatusError("stale", "the inode does not exist any more"));
+    tt.equal(await flushed, "stale");
+    tt.same(behind.lost, [file]);
+  },
+);
+
 await t.test("rewriting a file's start does not hold back its new end", async (tt) => {
   const behind = new Behind();
   await behind.back.write(file, 0, Buffer.alloc(2 * mib), fresh(behind));
