@@ -3,7 +3,7 @@ import { sleep } from "../../common/clock.ts";
 import { crcsByBlock } from "../../common/crc32c.ts";
 import { lastUsed } from "../../common/lru.ts";
 import { KeyedMutex } from "../../common/mutex.ts";
-import type { ChunkHandle, Ino, ServerId } from "../../protocol/id.ts";
+import type { ChunkHandle, ChunkVersion, Ino, ServerId } from "../../protocol/id.ts";
 import { grant as grantMethod, writeChunk } from "../../protocol/methods/chunk.ts";
 import type { Grant } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
@@ -211,6 +211,8 @@ class Faults {
   #disconnects = 0;
   #full = 0;
   #missing = 0;
+  /** The version that the primary did not have. */
+  #refused: ChunkVersion | undefined;
 
   judge(error: unknown, { grant, exists }: Pick<Held, "grant" | "exists">): Fault {
     const primary = grant.replicas.slice(0, 1).map(({ server }) => server);
@@ -221,7 +223,12 @@ class Faults {
         this.#missing += 1;
         if (exists && grant.fresh && this.#missing >= lostAfter) return final;
         return { kind: "stale" };
-      case "stale-version":
+      case "stale-version": {
+        // Granted again, it is not the grant that is out of date but the primary's replica.
+        const again = this.#refused === grant.version;
+        this.#refused = grant.version;
+        return again ? raise : { kind: "stale" };
+      }
       case "stale-epoch":
       case "lease-expired":
       case "overloaded":

@@ -126,6 +126,17 @@ await t.test("ENOSPC is believed under a second version, and leaves a third", as
   tt.same(servers.set, [1, 2], "a full disk costs no replica");
 });
 
+await t.test("a primary without the version that is granted again does not hold up", async (tt) => {
+  const servers = new Servers();
+  servers.onCall = () => servers.version === 1 && fail("stale-version");
+  await servers.write();
+  tt.same(
+    servers.writes.map(({ version }) => version),
+    [1, 1, 2],
+  );
+  tt.same(servers.set, [1, 2], "the master finds out who lacks it");
+});
+
 await t.test("a broken disk of the primary, or of another, costs that replica only", async (tt) => {
   const servers = new Servers(3);
   servers.onCall = (_address, nth) => {
