@@ -99,8 +99,14 @@ export class ChunkSyncer {
 
   async #locate(ino: Ino, index: number): Promise<Target | undefined> {
     const params = { ino, first: index, count: 1 };
-    const { locations } = await this.#options.master.read(locate, params);
-    return locations.find((location) => location.index === index);
+    try {
+      const { locations } = await this.#options.master.read(locate, params);
+      return locations.find((location) => location.index === index);
+    } catch (error) {
+      // A deleted file. One that the master has lost had a commit that failed, which is told.
+      if (statusOf(error) === "stale") return undefined;
+      throw error;
+    }
   }
 
   async #syncReplicas({ handle, version, replicas }: Target): Promise<Outcome> {

@@ -26,14 +26,17 @@ class Servers {
   version = 1;
   set: number[];
   onGrant: () => void = () => undefined;
+  onLocate: () => void = () => undefined;
   onCall: (address: string, nth: number) => void = () => undefined;
   readonly writer: ChunkWriter;
   #calls = 0;
 
   constructor(servers = 2) {
     this.set = Array.from({ length: servers }, (_, i) => i + 1);
-    const read = (): Promise<{ locations: Location[] }> =>
-      Promise.resolve({ locations: this.located ? [this.#chunk()] : [] });
+    const read = async (): Promise<{ locations: Location[] }> => {
+      this.onLocate();
+      return { locations: this.located ? [this.#chunk()] : [] };
+    };
     const mutate = (_method: unknown, request: Asked): Promise<{ grant: Grant }> =>
       Promise.resolve({ grant: this.#grant(request) });
     this.writer = new ChunkWriter({
@@ -124,6 +127,15 @@ await t.test("ENOSPC is believed under a second version, and leaves a third", as
   await servers.write();
   tt.equal(servers.writes.at(-1)?.version, 3, "the remembered failure does not apply");
   tt.same(servers.set, [1, 2], "a full disk costs no replica");
+});
+
+await t.test("there is nothing to sync of a file that is deleted", async (tt) => {
+  const servers = new Servers();
+  await servers.write();
+  servers.writer.forget(file);
+  servers.onLocate = () => fail("stale");
+  await servers.writer.sync(file, [0]);
+  tt.same(servers.syncs, []);
 });
 
 await t.test("a primary without the version that is granted again does not hold up", async (tt) => {
