@@ -6,7 +6,7 @@ import { diskFailure } from "./faults.ts";
 import { readBlock } from "./read.ts";
 import { blocksIn, encodeRecord } from "./record.ts";
 import { persist, type Store } from "./store.ts";
-import { datasync } from "./sync.ts";
+import { datasync, syncName } from "./sync.ts";
 import { type Chunk, expectChunk, expectVersion, expectWanted, type LiveRecord } from "./table.ts";
 
 /**
@@ -117,6 +117,7 @@ async function cutFile(
       await file.truncate("raise.cut", length);
       await datasync(store, chunk, file, "raise.sync");
     });
+    await syncName(store, chunk);
     chunk.synced = chunk.ended + 1; // This change, which ends in a moment, and all before it.
   } catch (error) {
     await takeLengthFromFile(store, chunk, record, length);

@@ -74,12 +74,16 @@ async function syncNow(store: Store, chunk: Chunk): Promise<void> {
       store.syncs.release(1);
     }
   }
-  if (chunk.nameUnsynced) {
-    const directory = store.files.directory(chunk.handle);
-    await orUnsafe(store, chunk, store.disk.syncDirectory("sync.name", directory));
-    chunk.nameUnsynced = false;
-  }
+  await syncName(store, chunk);
   chunk.synced = upTo;
+}
+
+/** A file that is new has its name on the disk when this resolves. */
+export async function syncName(store: Store, chunk: Chunk): Promise<void> {
+  if (!chunk.nameUnsynced) return;
+  const directory = store.files.directory(chunk.handle);
+  await orUnsafe(store, chunk, store.disk.syncDirectory("sync.name", directory));
+  chunk.nameUnsynced = false;
 }
 
 /** fdatasync of a chunk's file, once: see above. */

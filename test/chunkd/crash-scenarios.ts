@@ -152,6 +152,20 @@ export const scenarios: Record<string, Scenario> = {
     isDurable: true,
     chunks: { 1: kept(small), 2: changed(large, large.subarray(0, 99_999)) },
   },
+  "a cut of a chunk that is new": {
+    prepare: twoChunks,
+    before: makeLarge,
+    run: async (store) => {
+      if (!store.index.has(h(5))) return;
+      await raiseVersion(store, { handle: h(5), version: v(1), newVersion: v(2), length: 99_999 });
+    },
+    isDurable: true,
+    chunks: {
+      1: kept(small),
+      2: kept(large),
+      5: { synced: undefined, answered: other, after: other.subarray(0, 99_999) },
+    },
+  },
   "a cut that fails": {
     prepare: twoChunks,
     run: cutLarge,
