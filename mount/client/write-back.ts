@@ -295,16 +295,20 @@ export class WriteBack {
 
   /**
    * Resolves when a reader finds what has been written to the range: at the chunk servers, and in
-   * chunks that the master knows of.
+   * chunks that the master knows of. True if that took waiting: then what failed may have cut the
+   * file off again.
    */
-  async readable(ino: Ino, offset: number, length: number, signal?: AbortSignal): Promise<void> {
+  async readable(ino: Ino, offset: number, length: number, signal?: AbortSignal): Promise<boolean> {
     const file = this.#files.get(ino);
-    if (!file) return;
-    if (file.overlaps(offset, offset + length)) await this.drain(ino, signal);
+    if (!file) return false;
+    const unsent = file.overlaps(offset, offset + length);
+    if (unsent) await this.drain(ino, signal);
     const { chunkBytes } = this.#options.master;
     const first = Math.floor(offset / chunkBytes);
     const last = Math.floor((offset + length - 1) / chunkBytes);
-    if (file.isUnlisted(first, last)) await this.settle(ino, signal);
+    const unlisted = file.isUnlisted(first, last);
+    if (unlisted) await this.settle(ino, signal);
+    return unsent || unlisted;
   }
 
   /** Resolves when everything written so far is at the chunk servers, or has failed. */

@@ -262,17 +262,23 @@ export async function readRange(
 ): Promise<readonly Buffer[]> {
   const { ref } = opened;
   const attr = await attrOf(context, ref, caller);
-  const { size } = attr;
   if (!opened.accessed) {
     opened.accessed = !context.writeBack.pending(ref.ino);
     noteAccess(context, ref, attr);
   }
-  const length = Math.min(range.length, size - range.offset);
+  const { offset } = range;
+  let { size } = attr;
+  let length = Math.min(range.length, size - offset);
   if (length <= 0) return [];
-  if (ref.kind === "live") {
-    await context.writeBack.readable(ref.ino, range.offset, length, caller.signal);
+  if (
+    ref.kind === "live" &&
+    (await context.writeBack.readable(ref.ino, offset, length, caller.signal))
+  ) {
+    ({ size } = await attrOf(context, ref, caller));
+    length = Math.min(range.length, size - offset);
+    if (length <= 0) return [];
   }
-  return opened.readAhead.read({ offset: range.offset, length, size }, caller.signal);
+  return opened.readAhead.read({ offset, length, size }, caller.signal);
 }
 
 async function writeFile(

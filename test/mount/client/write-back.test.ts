@@ -28,9 +28,10 @@ await t.test("whoever read a file hears of every piece that arrives or fails", a
   behind.sent[0]?.answer.resolve({ handle: chunkHandle(1), fresh: false });
   await settled();
   tt.same(behind.arrived, [5]);
-  await behind.back.readable(file, 0, mib);
+  tt.equal(await behind.back.readable(file, 0, mib), false);
+  const waiting = behind.back.readable(file, mib, mib);
   behind.sent[1]?.answer.reject(failure());
-  await settled();
+  tt.equal(await waiting, true, "the file may end elsewhere now");
   tt.same(behind.arrived, [5, 5]);
 });
 
