@@ -15,7 +15,7 @@ export function leftOver(cluster: SimCluster): string | undefined {
   if (!program) return "the master does not run";
   const chunks = chunksOf(program);
   for (const server of servers) {
-    const found = onServer(server, chunks);
+    const found = onServer(server, chunks, program);
     if (found !== undefined) return found;
   }
   const { connections } = cluster.network;
@@ -32,11 +32,13 @@ function connectionsMost({ servers, clients }: SimCluster): number {
 function onServer(
   { node, id, index, disk, root }: SimServer,
   chunks: ReadonlyMap<ChunkHandle, Chunk>,
+  master: Master,
 ): string | undefined {
   const where = node.name;
   for (const handle of index.committed.chunks.keys()) {
     const isMember = chunks.get(handle)?.servers.some((each) => each === id);
-    if (!isMember) return `${where} has chunk ${handle}, which is not its to have`;
+    if (!isMember && !isLacking(master, handle))
+      return `${where} has chunk ${handle}, which is not its to have`;
   }
   for (const path of disk.paths(`${root}/chunks/`)) {
     const handle = chunkHandle(Number.parseInt(path.slice(path.lastIndexOf("/") + 1), 16));
@@ -49,6 +51,17 @@ function onServer(
   return staged > draftsMax ? `${where} has left ${staged} files in staging/` : undefined;
 }
 
+/**
+ * True for a chunk below its goal, whose old replicas are kept for a copy. When all is quiet there
+ * is one only where too many disks have failed to have it anywhere.
+ */
+function isLacking({ chunks, fleet }: Master, handle: ChunkHandle): boolean {
+  const chunk = chunks.sets.find(handle);
+  const good = fleet.up().filter((server) => !fleet.isLeaving(server)).length;
+  const live = chunks.sets.present(handle).length;
+  return chunk?.written === true && live < chunk.goal && good < chunk.goal;
+}
+
 function onMaster({ clients }: SimCluster, master: Master): string | undefined {
   const { sessions, chunks, fleet, repair, committer } = master;
   const count = (table: "orphan" | "trash" | "history"): number =>
@@ -57,7 +70,7 @@ function onMaster({ clients }: SimCluster, master: Master): string | undefined {
   if (mounts !== clients.length) return `${mounts} sessions of mounts`;
   const { copying, waiting } = repair.load;
   if (copying + waiting > 0) return `${copying} copies under way, ${waiting} chunks in line`;
-  const [stale] = chunks.sets.stale.handles();
+  const stale = [...chunks.sets.stale.handles()].find((handle) => !isLacking(master, handle));
   if (stale !== undefined) return `a stale replica of chunk ${stale} on record`;
   for (const { id, removals } of fleet.all()) {
     if (removals.size > 0) return `${removals.size} chunks that server ${id} has to delete`;
