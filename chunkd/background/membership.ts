@@ -25,8 +25,6 @@ export type Usage = Omit<RequestOf<typeof heartbeat>, "removed">;
 export interface MembershipHooks {
   usage(): Promise<Usage>;
   pages(): Iterable<{ chunks: HeldChunk[]; last: boolean }>;
-  /** The whole inventory has arrived. */
-  inventoryTold(): void;
   removed(): ChunkHandle[];
   removedReported(handles: readonly ChunkHandle[]): void;
   remove(handles: readonly ChunkHandle[]): void;
@@ -100,7 +98,6 @@ export class Membership {
     connection.onClose(() => closed.abort());
     const registered = await this.#register(connection, cluster);
     await this.#tellInventory(connection);
-    hooks.inventoryTold();
     this.#backoff.reset();
     this.#connected = true;
     this.#saidWhy = false;

@@ -138,20 +138,20 @@ export class TamperedDisk {
 export async function openTestStore(
   root: string,
   options: { disk?: Disk; clock?: Clock; registered?: boolean } = {},
-): Promise<{ store: Store; recovered: Set<ChunkHandle>; close: () => Promise<void> }> {
+): Promise<{ store: Store; close: () => Promise<void> }> {
   const disk = options.disk ?? systemDisk;
   const directory = await DataDirectory.open(disk, root);
   const clock = options.clock ?? systemClock;
   const store = openStore({ root, disk, clock, log: silentLog, reserveBytes: 0 });
   const registered = options.registered ?? false;
-  const recovered = await recover(store, { registered });
+  await recover(store, { registered });
   await store.space.refresh();
   const close = async (): Promise<void> => {
     store.files.closeAll();
     await store.index.close();
     await directory.release();
   };
-  return { store, recovered, close };
+  return { store, close };
 }
 
 type Registration = RequestOf<typeof register>;
