@@ -132,7 +132,6 @@ function publish(
     const { handle } = chunk;
     if (record.bytes) {
       const written = store.index.put(handle, encodeRecord(handle, record), record.bytes);
-      store.index.removalEnded(handle); // A file beside the record of a small chunk goes anyway.
       await written.flushed();
     } else {
       await store.index.remove(handle, { file: true }).flushed();
