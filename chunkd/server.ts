@@ -266,7 +266,7 @@ export class ChunkServer {
       pages: () => inventoryPages(store),
       removed: () => this.#remover.removed(),
       removedReported: (handles) => this.#remover.reported(handles),
-      remove: (handles) => this.#remover.add(handles),
+      askRemovals: (send) => this.#remover.ask(send),
       bad: () => store.faults.bad(),
       failedWrites: () => store.faults.failedWrites(failedWritesToldMax),
       heard: async ({ sentAtMs, leaseMs, epoch }) => {

@@ -169,6 +169,8 @@ export class FakeMaster {
   heartbeatMs = 20;
   leaseMs = 60_000;
   remove: ChunkHandle[] = [];
+  /** What a heartbeat is answered besides. */
+  onBeat: (connection: Connection) => ChunkHandle[] = () => [];
   #listener: Listener | undefined;
   #nextServer = 1;
 
@@ -222,9 +224,10 @@ export class FakeMaster {
         this.inventories.push(chunks);
         return { remove: [] };
       })
-      .serve(heartbeat, (params) => {
+      .serve(heartbeat, (params, { connection }) => {
         this.beats.push(params);
-        return { remove: this.remove, epoch: epoch(this.epoch) };
+        const remove = [...this.remove, ...this.onBeat(connection)];
+        return { remove, epoch: epoch(this.epoch) };
       })
       .serve(replicaBad, (params) => {
         this.bad.push(params);
