@@ -116,9 +116,9 @@ export class ChunkServer {
     try {
       const { reserveBytes, openIndex } = options;
       const store = openStore({ root, disk, clock, log, reserveBytes, openIndex });
-      const recovered = await recover(store, { registered: directory.identity !== undefined });
+      await recover(store, { registered: directory.identity !== undefined });
       await store.space.refresh();
-      const cleaner = new Cleaner({ store, recovered });
+      const cleaner = new Cleaner(store);
       const server = new ChunkServer(options, { directory, store, cleaner });
       await server.#listen();
       server.#begin();
@@ -263,12 +263,11 @@ export class ChunkServer {
           ...(this.#scrub ? { scrub: this.#scrub.report } : {}),
         };
       },
-      pages: () => inventoryPages(store, this.#cleaner.recovered),
+      pages: () => inventoryPages(store),
       holdings: (after) => holdingsAfter(store, after),
-      inventoryTold: () => this.#tasks.run("clean", () => this.#cleaner.recoveredTold()),
       removed: () => this.#remover.removed(),
       removedReported: (handles) => this.#remover.reported(handles),
-      remove: (handles) => this.#remover.add(handles),
+      askRemovals: (send) => this.#remover.ask(send),
       bad: () => store.faults.bad(),
       failedWrites: () => store.faults.failedWrites(failedWritesToldMax),
       heard: async ({ sentAtMs, leaseMs, epoch }) => {

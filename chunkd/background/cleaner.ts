@@ -8,24 +8,9 @@ import { cleanChunk } from "../store/sync.ts";
  */
 export class Cleaner {
   readonly #store: Store;
-  /** Dirty since a crash: they stay so on the disk until the master has been told. */
-  readonly #recovered: Set<ChunkHandle>;
 
-  constructor(options: { store: Store; recovered: Set<ChunkHandle> }) {
-    this.#store = options.store;
-    this.#recovered = options.recovered;
-  }
-
-  /** What a crash left dirty and the master does not know of yet. */
-  get recovered(): ReadonlySet<ChunkHandle> {
-    return this.#recovered;
-  }
-
-  /** The master knows. */
-  async recoveredTold(): Promise<void> {
-    const told = [...this.#recovered];
-    this.#recovered.clear();
-    await this.#cleanAll(told);
+  constructor(store: Store) {
+    this.#store = store;
   }
 
   /** One round; runs every `cleanEveryMs`. */
@@ -65,7 +50,6 @@ export class Cleaner {
 
   /** Resolves with false if it failed. */
   async #clean(handle: ChunkHandle): Promise<boolean> {
-    if (this.#recovered.has(handle)) return true;
     try {
       await cleanChunk(this.#store, handle);
       return true;

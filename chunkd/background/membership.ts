@@ -33,11 +33,10 @@ export interface MembershipHooks {
   pages(): Iterable<{ chunks: HeldChunk[]; last: boolean }>;
   /** Up to a page of the chunks after `after`; `last`: there are no more. */
   holdings(after: number): { handles: ChunkHandle[]; last: boolean };
-  /** The whole inventory has arrived. */
-  inventoryTold(): void;
   removed(): ChunkHandle[];
   removedReported(handles: readonly ChunkHandle[]): void;
-  remove(handles: readonly ChunkHandle[]): void;
+  /** Asks the master with `send`; what its answer says is deleted. */
+  askRemovals<Reply extends { remove: ChunkHandle[] }>(send: () => Promise<Reply>): Promise<Reply>;
   bad(): readonly BadChunk[];
   failedWrites(): readonly FailedWrite[];
   /** The master has answered what was sent at `sentAtMs`. */
@@ -109,7 +108,6 @@ export class Membership {
     connection.onClose(() => closed.abort());
     const registered = await this.#register(connection, cluster);
     await this.#tellInventory(connection);
-    hooks.inventoryTold();
     this.#backoff.reset();
     this.#connected = true;
     this.#saidWhy = false;
@@ -154,19 +152,19 @@ export class Membership {
   async #tellInventory(connection: Connection): Promise<void> {
     const { hooks } = this.#options;
     for (const page of hooks.pages()) {
-      const { remove } = await connection.call(inventory, page);
-      hooks.remove(remove);
+      await hooks.askRemovals(() => connection.call(inventory, page));
     }
   }
 
   async #beat(connection: Connection, leaseMs: number): Promise<void> {
     const { clock, hooks } = this.#options;
-    const removed = hooks.removed();
     const usage = await hooks.usage();
+    const removed = hooks.removed();
     const sentAtMs = clock.nowMs();
-    const reply = await connection.call(heartbeat, { ...usage, removed }, { deadlineMs: leaseMs });
+    const reply = await hooks.askRemovals(() =>
+      connection.call(heartbeat, { ...usage, removed }, { deadlineMs: leaseMs }),
+    );
     hooks.removedReported(removed);
-    hooks.remove(reply.remove);
     await hooks.heard({ sentAtMs, leaseMs, epoch: reply.epoch });
     // Their clients have not told by now. They are told again until the master has seen to it.
     await Promise.all(hooks.failedWrites().map((failed) => connection.call(writeFailed, failed)));

@@ -18,7 +18,9 @@ export function clientHandlers(options: {
   const { writer, requests } = options;
   const handlers = new Handlers();
   const memory = new ReadMemory();
+  const { faults } = options.store;
   requests.serve(handlers, readChunk, async (params, { connection }) => {
+    faults.expectSure(params.handle);
     const release = await memory.acquire(connection, params.length);
     try {
       const { payload, crcs } = await store.readChunk(options.store, params);
@@ -37,7 +39,10 @@ export function clientHandlers(options: {
     await Promise.all(chunks.map((chunk) => syncChunk(options.store, chunk)));
     return {};
   });
-  requests.serve(handlers, checksums, (params) => chunkChecksums(options.store, params));
+  requests.serve(handlers, checksums, async (params) => {
+    faults.expectSure(params.handle);
+    return chunkChecksums(options.store, params);
+  });
   const nothing = new Handlers();
   return (role) => (role === "mount" || role === "chunkd" ? handlers : nothing);
 }

@@ -98,7 +98,8 @@ async function applyToFile(
       file.write("write.bytes", write.bytes, write.offset),
     );
   } catch (error) {
-    await remakeAfterFailure(store, chunk, record, spliced);
+    await marked?.().catch(() => undefined); // A new chunk is there if the index has its mark.
+    if (!record.fresh) await remakeAfterFailure(store, chunk, record, spliced);
     throw error;
   }
   installCrcs(store, record, spliced);
@@ -132,7 +133,10 @@ function installCrcs(store: Store, record: LiveRecord, spliced: Splice): void {
   store.table.resized(record, before);
 }
 
-/** Resolves when the index is where it has to be before the write is answered. */
+/**
+ * Resolves when the index is where it has to be before the write is answered. A new chunk is fresh
+ * until then.
+ */
 type Answerable = () => Promise<void>;
 
 /**
@@ -180,22 +184,27 @@ async function moveToFile(
   const marked = persist(store, chunk, { ...record, bytes: undefined, small: false, dirty: true });
   if (!record.fresh) await marked.committed;
   chunk.nameUnsynced = record.fresh;
+  if (store.index.isBeingRemoved(handle)) store.index.removalEnded(handle); // It is this one now.
+  store.files.strays.delete(handle);
   store.table.noteClean(handle);
   record.bytes = undefined;
   record.small = false;
-  record.fresh = false;
   record.dirty = true;
   store.table.noteDirty(chunk);
-  return () => survives(before, marked);
+  return async () => {
+    await survives(before, marked);
+    record.fresh = false;
+  };
 }
 
-/** Removes a file without a record. One that the disk does not let go of goes at the next start. */
+/** Removes a file without a record. */
 async function undoFile(store: Store, handle: ChunkHandle): Promise<void> {
   store.files.forget(handle);
   try {
     await store.disk.remove("write.undo", store.files.path(handle));
     store.index.removalEnded(handle);
   } catch (error) {
+    store.files.strays.add(handle);
     store.log.warn("write.undo-failed", { handle, error });
   }
 }

@@ -63,6 +63,7 @@ async function cloneLocked(
   const { handle, version } = request;
   if (target.record ?? target.unusable) return checkOrigin(store, target, request);
   const from = expectVersion(source, version);
+  store.faults.expectSure(handle);
   const length = Math.min(from.length, request.length ?? from.length);
   const origin: Origin = { handle, version, length };
   target.begun += 1;

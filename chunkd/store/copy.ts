@@ -94,13 +94,23 @@ async function copyLocked(store: Store, chunk: Chunk, work: CopyWork): Promise<C
   return store.drafts.with(chunk.handle, async (staged) => {
     const fetchedBytes = await fillDraft(store, chunk, { staged, wanted, source, signal, draft });
     await staged.file.truncate("copy.cut", length);
-    await staged.file.datasync("copy.sync");
+    await syncDraft(staged);
     if (draft) return { length, fetchedBytes };
     expectWanted(signal);
     staged.spent = true;
     await publish(store, chunk, record, () => moveInPlace(store, chunk.handle, staged));
     return { length, fetchedBytes };
   });
+}
+
+/** A sync that failed is not tried again: see sync.ts. What it was to keep is fetched anew. */
+async function syncDraft(staged: Draft): Promise<void> {
+  try {
+    await staged.file.datasync("copy.sync");
+  } catch (error) {
+    staged.spent = true;
+    throw error;
+  }
 }
 
 async function smallBytes(record: LiveRecord, source: CopySource): Promise<Buffer> {
@@ -132,7 +142,6 @@ function publish(
     const { handle } = chunk;
     if (record.bytes) {
       const written = store.index.put(handle, encodeRecord(handle, record), record.bytes);
-      store.index.removalEnded(handle); // A file beside the record of a small chunk goes anyway.
       await written.flushed();
     } else {
       await store.index.remove(handle, { file: true }).flushed();

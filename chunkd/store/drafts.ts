@@ -20,7 +20,7 @@ export interface Draft {
   readonly file: OpenFile;
   /** What is in it, by the block's number. */
   readonly sums: Map<number, BlockSum>;
-  /** It is being made a replica: whatever comes of that, it is no draft any more. */
+  /** No draft any more: it is being made a replica, whatever comes of that, or its sync failed. */
   spent: boolean;
   /** When it was put aside, on the monotonic clock. */
   keptMs: number;

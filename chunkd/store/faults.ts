@@ -42,13 +42,17 @@ export function diskFailure(error: unknown, what: string): Error {
 /**
  * What is wrong with chunks here: bad ones (a CRC or the disk failed; the master gets to know, once
  * each version), and those whose last write did not reach every replica (no write under that
- * version is taken any more, because replicas could come to differ in the order of writes).
+ * version is taken any more, because replicas could come to differ in the order of writes), and
+ * those in doubt: dirty when this server stopped, and not raised since. They may lack bytes that
+ * were acknowledged, which their CRCs, made of what was found, do not show. The master raises them
+ * when it has them compared.
  */
 export class Faults {
   readonly #index: ChunkIndex;
   readonly #log: Log;
   #corruptBlocks: number;
   readonly #bad = new Map<ChunkHandle, BadChunk>();
+  readonly #doubtful = new Set<ChunkHandle>();
   readonly #failedWrites = lastUsed<ChunkHandle, { version: ChunkVersion; error: StatusError }>(
     failedWritesMax,
     () => (this.#forgotten = true),
@@ -105,6 +109,21 @@ export class Faults {
     this.#onBad(noted);
   }
 
+  noteDoubtful(handle: ChunkHandle): void {
+    this.#doubtful.add(handle);
+  }
+
+  isDoubtful(handle: ChunkHandle): boolean {
+    return this.#doubtful.has(handle);
+  }
+
+  /** Throws `stale-version`, which sends whoever wants to read to the master, if it is in doubt. */
+  expectSure(handle: ChunkHandle): void {
+    if (!this.#doubtful.has(handle)) return;
+    const message = `chunk ${handle}: was being written when this server stopped, not compared yet`;
+    throw new StatusError("stale-version", message);
+  }
+
   noteFailedWrite(handle: ChunkHandle, version: ChunkVersion, error: StatusError): void {
     this.#failedWrites.set(handle, { version, error });
   }
@@ -139,6 +158,7 @@ export class Faults {
    */
   raised(handle: ChunkHandle, version: ChunkVersion): void {
     this.#failedWrites.delete(handle);
+    this.#doubtful.delete(handle);
     const known = this.#bad.get(handle);
     if (!known || known.version === version) return;
     const bad = { ...known, version };
@@ -149,6 +169,7 @@ export class Faults {
   /** The chunk was replaced or removed. */
   forget(handle: ChunkHandle): void {
     this.#bad.delete(handle);
+    this.#doubtful.delete(handle);
     this.#failedWrites.delete(handle);
   }
 }

@@ -9,6 +9,11 @@ import { openFilesMax } from "../limits.ts";
 export class ChunkFiles {
   readonly #disk: Disk;
   readonly root: string;
+  /**
+   * Files that no record speaks of and that the disk did not let go of: they go with their chunk,
+   * or at the next start.
+   */
+  readonly strays = new Set<ChunkHandle>();
   /** In order of use, the least recent first. */
   readonly #open = new Map<ChunkHandle, Opened>();
 

@@ -11,12 +11,10 @@ export interface HeldChunk {
 
 /**
  * What the server holds, in pages for the master. Bad records are left out: they hold nothing.
- * Chunks whose last write failed count as dirty: a client that has died told the master nothing.
+ * Dirty are those in doubt, and those whose last write failed: a client that has died told the
+ * master nothing.
  */
-export function* inventoryPages(
-  store: Store,
-  wasDirty: ReadonlySet<ChunkHandle>,
-): Generator<{ chunks: HeldChunk[]; last: boolean }> {
+export function* inventoryPages(store: Store): Generator<{ chunks: HeldChunk[]; last: boolean }> {
   for (let after = 0; ;) {
     const found = store.index.scan(after, chunksPerPageMax);
     const chunks: HeldChunk[] = [];
@@ -26,7 +24,7 @@ export function* inventoryPages(
       if (typeof held === "string") continue;
       const { version } = held;
       const differs = store.faults.failedWrite(handle, version) !== undefined;
-      chunks.push({ handle, version, dirty: differs || wasDirty.has(handle) });
+      chunks.push({ handle, version, dirty: differs || store.faults.isDoubtful(handle) });
     }
     const last = found.length < chunksPerPageMax;
     yield { chunks, last };

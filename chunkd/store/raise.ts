@@ -13,7 +13,8 @@ import { type Chunk, expectChunk, expectVersion, expectWanted, type LiveRecord }
  * Gives a chunk a new version, and cuts it if `length` is given and smaller. Waits for writes under
  * way and is on the disk when it resolves, with true if a write under the old version may not have
  * reached every replica (nobody knows when the order is repeated). A chunk that has `newVersion`
- * already is cut all the same: nobody knows how far an order came whose answer was lost. The master
+ * already is cut all the same: nobody knows how far an order came whose answer was lost. A replica
+ * in doubt is so no more: nobody reads `newVersion` before the master has compared it. The master
  * repeats one only while nobody writes under `newVersion`. An order that was cancelled before its
  * turn is not carried out: the master went on without this server, which must not come by a version
  * whose writes it lacks. Throws `no-chunk`, `stale-version`, `interrupted`, or `corrupt` if the

@@ -13,17 +13,17 @@ const recordsPerStep = 4_096;
 /**
  * Makes the store whole again after whatever ended the last run: counts the chunks, takes length
  * and CRCs of dirty file chunks from their files, clears away what was unfinished and files without
- * a record. Resolves with the chunks that were dirty. They stay dirty until the master has been
- * told. `registered`: the directory has been in use. Throws a `UserError` if its index is gone.
+ * a record. The chunks that were dirty are in doubt from now on, see faults.ts. `registered`: the
+ * directory has been in use. Throws a `UserError` if its index is gone.
  */
 export async function recover(
   store: Store,
   { registered }: { registered: boolean },
-): Promise<Set<ChunkHandle>> {
+): Promise<void> {
   const files = await chunkFiles(store);
   if (registered && files.length > 0) expectIndex(store, files.length);
   if (store.index.getNumber(indexMark) === 0) await store.index.putNumber(indexMark, 1).flushed();
-  const dirty = new Set<ChunkHandle>();
+  let dirty = 0;
   const dirtyFiles: ChunkHandle[] = [];
   for (const { handle, record } of allRecords(store)) {
     if (typeof record === "string") {
@@ -33,17 +33,15 @@ export async function recover(
     }
     store.table.countStored(record);
     if (!record.dirty) continue;
-    dirty.add(handle);
+    dirty += 1;
+    store.faults.noteDoubtful(handle);
     if (!record.small) dirtyFiles.push(handle);
   }
   for (const handle of dirtyFiles) await store.table.with(handle, (c) => recoverFile(store, c));
   const { removed, lost } = await clearOrphans(store, files);
   const filesRemoved = removed + (await clearStaging(store));
-  if (dirty.size > 0 || filesRemoved > 0) {
-    store.log.event("store.recovered", { dirty: dirty.size, filesRemoved });
-  }
+  if (dirty > 0 || filesRemoved > 0) store.log.event("store.recovered", { dirty, filesRemoved });
   if (lost > 0) store.log.warn("store.files-lost", { files: lost, in: store.files.lostDirectory });
-  return dirty;
 }
 
 /** In the index since its first start. An index without it is another than the directory's. */

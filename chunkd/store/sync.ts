@@ -105,12 +105,13 @@ async function orUnsafe(store: Store, chunk: Chunk, synced: Promise<void>): Prom
 
 /**
  * A replica that may differ from the others stays dirty in the index, so that the master compares
- * it if this server stops: one with a failed write until it is raised, one that is bad until it is
- * replaced.
+ * it if this server stops: one with a failed write, or in doubt, until it is raised, one that is
+ * bad until it is replaced.
  */
 function mayBeCleaned(store: Store, chunk: Chunk): boolean {
   const { handle, record } = chunk;
   if (!record?.dirty || chunk.unusable !== undefined || chunk.unsafe !== undefined) return false;
+  if (store.faults.isDoubtful(handle)) return false;
   return store.faults.failedWrite(handle, record.version) === undefined;
 }
 

@@ -65,7 +65,8 @@ export const reportReplica = method({
 /**
  * Bytes [offset, offset + length) of a chunk, as the payload. Shorter than asked when the chunk
  * ends before: the rest reads as zeros. `crcs` as from `crcsByBlock(payload, offset)`.
- * `stale-version` if the server has another version, `corrupt` if a CRC on its disk does not match.
+ * `stale-version` if the server has another version, or its replica is in doubt; `corrupt` if a CRC
+ * on its disk does not match.
  */
 export const readChunk = method({
   code: 60,

@@ -9,6 +9,7 @@ import {
   pattern,
   PushedClock,
   statusFrom,
+  TamperedDisk,
   temporaryDirectory,
   v,
 } from "./support.ts";
@@ -112,6 +113,24 @@ t.test("a draft is no replica, and leaves only what changes after it to be fetch
   const again = await openTestStore(root);
   t.teardown(again.close);
   t.same(readdirSync(store.files.stagingDirectory), [], "a restart forgets it");
+});
+
+t.test("what a failed sync was to keep of a draft is fetched again", async (t) => {
+  for (const draft of [true, false]) {
+    const tampered = new TamperedDisk();
+    const { store, close } = await openTestStore(temporaryDirectory(t), { disk: tampered.disk });
+    t.teardown(close);
+    const bytes = pattern(300 * kib, 1);
+    const copy = { handle: h(1), version: v(1) };
+    tampered.fail("copy.sync", "EIO");
+    const failed = copyChunk(store, { ...copy, draft }, sourceOf(bytes));
+    t.equal(await statusFrom(failed), "io-error");
+    tampered.before = () => undefined;
+    t.same(readdirSync(store.files.stagingDirectory), [], "its pages may be lost");
+    const again = await copyChunk(store, { ...copy, draft: false }, sourceOf(bytes));
+    t.equal(again.fetchedBytes, bytes.length);
+    t.ok((await get(store, h(1))).equals(bytes));
+  }
 });
 
 t.test("drafts that nobody finishes make room for others", async (t) => {

@@ -56,7 +56,6 @@ class Process {
   readonly power: PowerDisk;
   store: Store | undefined;
   directory: DataDirectory | undefined;
-  recovered = new Set<ChunkHandle>();
   #flushed: FlushedIndex | undefined;
   readonly #root: string;
 
@@ -74,7 +73,7 @@ class Process {
     this.store = store;
     this.#flushed = new FlushedIndex(store.index);
     const registered = this.directory.identity !== undefined;
-    this.recovered = await recover(store, { registered });
+    await recover(store, { registered });
     await store.space.refresh();
     return store;
   }
@@ -207,7 +206,7 @@ async function faultsAfter(
   for (const [number, was] of Object.entries(scenario.chunks)) {
     const handle = h(Number(number));
     const is = await found(store, handle);
-    const dirty = process.recovered.has(handle);
+    const dirty = store.faults.isDoubtful(handle);
     const only = { ...was, synced: was.after, answered: was.after, mayBeGone: !was.after };
     const must = answered && (scenario.isDurable || crash.files === "kill");
     const what = fault(is, { was: must ? only : was, crash, dirty });

@@ -64,7 +64,7 @@ for (const [name, operation] of Object.entries(operations)) {
         await cleanChunk(store, h(1));
         await cleanChunk(store, h(2));
         await close();
-        return { store, close, recovered: new Set() };
+        return { store, close };
       };
       const rehearsal = temporaryDirectory(t);
       await prepare(rehearsal);

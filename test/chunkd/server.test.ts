@@ -3,8 +3,9 @@ import t from "tap";
 import { UserError } from "../../common/program.ts";
 import { silentLog } from "../../common/log.ts";
 import { ChunkServer } from "../../chunkd/server.ts";
+import { cleanChunk } from "../../chunkd/store/sync.ts";
 import * as chunk from "../../protocol/methods/chunk.ts";
-import { epoch } from "../../protocol/id.ts";
+import { type ChunkHandle, epoch } from "../../protocol/id.ts";
 import {
   dialAs,
   FakeMaster,
@@ -68,27 +69,54 @@ t.test("a server tells what it holds again while it is connected", async (t) => 
   t.same(master.holdings, [[7, 9]]);
 });
 
-t.test("chunks that a crash left dirty are reported, until the master has heard it", async (t) => {
+t.test("what a crash left dirty is in doubt, and not read, until it is raised", async (t) => {
   const master = await new FakeMaster().start(t);
   const root = temporaryDirectory(t);
   const client = new TestClient(t);
   const first = await startServer(t, master, { root });
-  await client.write([replicaOf(first)], pattern(300 * kib, 1), { handle: h(7) });
-  await client.write([replicaOf(first)], pattern(3 * kib, 1), { handle: h(8) });
+  const handles = [h(7), h(8), h(9)];
+  for (const [i, bytes] of [300 * kib, 3 * kib, 300 * kib].entries()) {
+    await client.write([replicaOf(first)], pattern(bytes, i), { handle: h(7 + i) });
+  }
+  await cleanChunk(first.store, h(9));
   await first.halt();
   const deaf = await ChunkServer.start(serverOptions({ host: "127.0.0.1", port: 1 }, { root }));
+  const read = (server: ChunkServer, handle: ChunkHandle, version = v(1)): Promise<string> =>
+    statusFrom(client.read(replicaOf(server), { handle, version }));
+  const reads = (server: ChunkServer): Promise<string[]> =>
+    Promise.all(handles.map((handle) => read(server, handle)));
+  t.same(await reads(deaf), ["stale-version", "stale-version", "ok"], "before it has registered");
   await deaf.stop();
-  const second = await startServer(t, master, { root });
-  t.same(master.inventories.at(-1), [
+
+  const expected = [
     { handle: 7, version: 1, dirty: true },
     { handle: 8, version: 1, dirty: true },
-  ]);
-  await second.stop();
-  await startServer(t, master, { root });
-  t.same(master.inventories.at(-1), [
-    { handle: 7, version: 1, dirty: false },
-    { handle: 8, version: 1, dirty: false },
-  ]);
+    { handle: 9, version: 1, dirty: false },
+  ];
+  for (let round = 0; round < 2; round += 1) {
+    const server = await startServer(t, master, { root });
+    t.same(master.inventories.at(-1), expected, "told each time");
+    t.same(await reads(server), ["stale-version", "stale-version", "ok"]);
+    const target = { handle: h(7), version: v(1), target: h(70) };
+    t.equal(await statusFrom(master.to(server).call(chunk.cloneChunk, target)), "stale-version");
+    const sums = { handle: h(7), version: v(1) };
+    const stranger = await dialAs(t, server);
+    t.equal(await statusFrom(stranger.call(chunk.checksums, sums)), "stale-version");
+    t.equal((await master.to(server).call(chunk.checksums, sums)).length, 300 * kib);
+    await server.stop();
+  }
+
+  const last = await startServer(t, master, { root });
+  for (const handle of [h(7), h(8)]) {
+    const order = { handle, version: v(1), newVersion: v(2) };
+    await master.to(last).call(chunk.raiseVersion, order);
+    t.equal(await read(last, handle, v(2)), "ok");
+  }
+  await last.stop();
+  const next = await startServer(t, master, { root });
+  t.notOk(master.inventories.at(-1)?.some(({ dirty }) => dirty));
+  const bytes = await client.read(replicaOf(next), { handle: h(7), version: v(2) });
+  t.ok(bytes.equals(pattern(300 * kib, 0)));
 });
 
 t.test("a directory of another cluster, of another program, or in use is refused", async (t) => {

@@ -73,6 +73,8 @@ class Run {
     const known = this.#known.get(action.chunk);
     if (action.kind === "write") return this.#write(store, known, action);
     if (!known) return;
+    const isForSureOnes = action.kind === "clone" || action.kind === "clean";
+    if (isForSureOnes) await raiseDoubtful(store, known);
     const name = { handle: known.handle, version: v(known.version) };
     switch (action.kind) {
       case "cut":
@@ -146,6 +148,14 @@ class Run {
   close(): Promise<void> {
     return this.#opened.close();
   }
+}
+
+/** As the master does before anything else with what a crash left dirty. */
+async function raiseDoubtful(store: Store, known: Known): Promise<void> {
+  const { handle, version } = known;
+  if (!store.faults.isDoubtful(handle)) return;
+  known.version += 1;
+  await raiseVersion(store, { handle, version: v(version), newVersion: v(known.version) });
 }
 
 t.test("any sequence of operations and crashes reads as plain byte arrays would", async (t) => {

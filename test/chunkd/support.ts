@@ -139,20 +139,20 @@ export class TamperedDisk {
 export async function openTestStore(
   root: string,
   options: { disk?: Disk; clock?: Clock; registered?: boolean } = {},
-): Promise<{ store: Store; recovered: Set<ChunkHandle>; close: () => Promise<void> }> {
+): Promise<{ store: Store; close: () => Promise<void> }> {
   const disk = options.disk ?? systemDisk;
   const directory = await DataDirectory.open(disk, root);
   const clock = options.clock ?? systemClock;
   const store = openStore({ root, disk, clock, log: silentLog, reserveBytes: 0 });
   const registered = options.registered ?? false;
-  const recovered = await recover(store, { registered });
+  await recover(store, { registered });
   await store.space.refresh();
   const close = async (): Promise<void> => {
     store.files.closeAll();
     await store.index.close();
     await directory.release();
   };
-  return { store, recovered, close };
+  return { store, close };
 }
 
 type Registration = RequestOf<typeof register>;
@@ -171,6 +171,8 @@ export class FakeMaster {
   heartbeatMs = 20;
   leaseMs = 60_000;
   remove: ChunkHandle[] = [];
+  /** What a heartbeat is answered besides. */
+  onBeat: (connection: Connection) => ChunkHandle[] = () => [];
   #listener: Listener | undefined;
   #nextServer = 1;
 
@@ -224,9 +226,10 @@ export class FakeMaster {
         this.inventories.push(chunks);
         return { remove: [] };
       })
-      .serve(heartbeat, (params) => {
+      .serve(heartbeat, (params, { connection }) => {
         this.beats.push(params);
-        return { remove: this.remove, epoch: epoch(this.epoch) };
+        const remove = [...this.remove, ...this.onBeat(connection)];
+        return { remove, epoch: epoch(this.epoch) };
       })
       .serve(holdings, ({ handles }) => {
         this.holdings.push([...handles]);
