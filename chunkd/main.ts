@@ -4,6 +4,7 @@ import { resolve } from "node:path";
 import yargs from "yargs";
 import { formatAddress, masterAddressDefault } from "../common/address.ts";
 import { createLog } from "../common/log.ts";
+import { systemBoot } from "../common/os/boot.ts";
 import { systemClock } from "../common/os/clock.ts";
 import { systemDisk } from "../common/os/disk.ts";
 import {
@@ -14,6 +15,7 @@ import {
   UserError,
 } from "../common/program.ts";
 import { websocketConnect } from "../protocol/dial.ts";
+import { bootId } from "../protocol/id.ts";
 import { scrubMibDefault } from "./limits.ts";
 import { ChunkServer, type ServerOptions } from "./server.ts";
 
@@ -78,6 +80,7 @@ async function options(): Promise<Omit<ServerOptions, "log">> {
     name: `${hostname()}/${process.pid}`,
     reserveBytes: argv.reserve,
     scrubBytesPerSecond: scrubMib * 1024 * 1024,
+    boot: bootId(systemBoot()),
     disk: systemDisk,
     clock: systemClock,
     random: Math.random,

@@ -7,6 +7,7 @@ import { UserError } from "../common/program.ts";
 import { Tasks } from "../common/tasks.ts";
 import { type Connection, Handlers, type Transport } from "../protocol/connection.ts";
 import { accept, type Connect, Pool } from "../protocol/dial.ts";
+import type { BootId } from "../protocol/id.ts";
 import { StatusError } from "../protocol/status.ts";
 import { listen as listenWebSocket, type Listener } from "../protocol/websocket.ts";
 import { Cleaner } from "./background/cleaner.ts";
@@ -51,6 +52,8 @@ export interface ServerOptions {
   reserveBytes?: number | undefined;
   /** Bytes per second that are read to verify them; 0 or absent: none. */
   scrubBytesPerSecond?: number | undefined;
+  /** Another one whenever what was not synced may have been lost. */
+  boot: BootId;
   disk: Disk;
   clock: Clock;
   log: Log;
@@ -140,18 +143,24 @@ export class ChunkServer {
 
   /** Answers what is under way (for a bounded time), cleans, closes. */
   async stop(): Promise<void> {
-    const { clock, log } = this.#options;
-    await Promise.race([this.#requests.stop(), sleep(clock, stopWaitMs)]);
+    await this.#answered();
     await this.#disconnect();
     await this.#cleaner.finish();
     await this.#close();
-    log.event("server.stopped");
+    this.#options.log.event("server.stopped");
   }
 
   /** Ends as a crash would, as far as the disk is concerned: nothing is cleaned. */
   async halt(): Promise<void> {
     await this.#disconnect();
+    await this.#answered();
     await this.#close();
+  }
+
+  async #answered(): Promise<void> {
+    const done = new AbortController();
+    const answered = this.#requests.stop().finally(() => done.abort());
+    await Promise.race([answered, sleep(this.#options.clock, stopWaitMs, done.signal)]);
   }
 
   async #disconnect(): Promise<void> {
@@ -181,14 +190,16 @@ export class ChunkServer {
   }
 
   #listenOn(port: number): Promise<Listener> {
-    const { clock, listen, listenWith, log } = this.#options;
+    const { boot, clock, listen, listenWith, log } = this.#options;
     const writer = new Writer({
       store: this.store,
       admission: this.#admission,
       pool: () => this.#peers(),
       self: () => this.directory.identity?.server,
+      boot,
     });
-    const handlersFor = clientHandlers({ store: this.store, writer, requests: this.#requests });
+    const requests = this.#requests;
+    const handlersFor = clientHandlers({ store: this.store, writer, requests, boot });
     return (listenWith ?? listenWebSocket)({
       address: { host: listen.host, port },
       clock,

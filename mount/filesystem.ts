@@ -32,6 +32,9 @@ import { rangeOps } from "./ops/ranges.ts";
 const writeBackEveryMs = 500;
 const writeBackIdleMs = 400;
 
+/** How often is looked for servers to be asked whether they still run. */
+const bootsEveryMs = 10_000;
+
 /** Nobody waits for the times of reading: they are told to the master together. */
 const accessesEveryMs = 1_000;
 
@@ -80,6 +83,7 @@ export async function connectFileSystem(
   tasks.every("write-back", writeBackEveryMs, async () => {
     for (const work of writeBack.tick(writeBackIdleMs)) tasks.run("write-back.file", () => work);
   });
+  tasks.every("boots", bootsEveryMs, () => context.writer.tick());
   tasks.every("accesses", accessesEveryMs, () => accesses.tell());
   return {
     fileSystem: assemble(context),

@@ -15,6 +15,8 @@ export type ChunkVersion = Id<"ChunkVersion">;
 export type ServerId = Id<"ServerId">;
 /** A mount's session with the master. */
 export type SessionId = Id<"SessionId">;
+/** Names the time between two losses of a machine's memory: its kernel's boot. */
+export type BootId = Id<"BootId">;
 
 export const ino = (value: number): Ino => value as Ino;
 export const chunkHandle = (value: number): ChunkHandle => value as ChunkHandle;
@@ -22,6 +24,7 @@ export const epoch = (value: number): Epoch => value as Epoch;
 export const chunkVersion = (value: number): ChunkVersion => value as ChunkVersion;
 export const serverId = (value: number): ServerId => value as ServerId;
 export const sessionId = (value: number): SessionId => value as SessionId;
+export const bootId = (value: number): BootId => value as BootId;
 
 /** No inode: the parent of the root, and of what is unlinked. */
 export const noIno = ino(0);

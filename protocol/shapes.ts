@@ -1,5 +1,5 @@
 import { type Static, type TSchema, Type } from "typebox";
-import type { ChunkHandle, ChunkVersion, Epoch, Ino, ServerId, SessionId } from "./id.ts";
+import type { BootId, ChunkHandle, ChunkVersion, Epoch, Ino, ServerId, SessionId } from "./id.ts";
 import { nameBytesMax } from "./limits.ts";
 
 /** The parts that messages are made of. */
@@ -26,6 +26,7 @@ export const EpochShape = id<Epoch>();
 export const VersionShape = id<ChunkVersion>();
 export const ServerShape = id<ServerId>();
 export const SessionShape = id<SessionId>();
+export const BootShape = id<BootId>();
 export const Count = Type.Integer(counter);
 export const Uint32 = Type.Integer({ minimum: 0, maximum: 0xffff_ffff });
 /** Nanoseconds since 1970, before it negative. */

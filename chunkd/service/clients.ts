@@ -1,5 +1,6 @@
 import { Handlers, WithPayload } from "../../protocol/connection.ts";
 import type { Role } from "../../protocol/dial.ts";
+import type { BootId } from "../../protocol/id.ts";
 import { checksums, readChunk, syncChunks, writeChunk } from "../../protocol/methods/chunk.ts";
 import { chunkChecksums } from "../store/checksums.ts";
 import * as store from "../store/read.ts";
@@ -14,8 +15,9 @@ export function clientHandlers(options: {
   store: Store;
   writer: Writer;
   requests: Requests;
+  boot: BootId;
 }): (role: Role) => Handlers {
-  const { writer, requests } = options;
+  const { writer, requests, boot } = options;
   const handlers = new Handlers();
   const memory = new ReadMemory();
   const { faults } = options.store;
@@ -32,12 +34,11 @@ export function clientHandlers(options: {
     }
   });
   requests.serve(handlers, writeChunk, async (params, { payload }) => {
-    await writer.write(params, payload);
-    return {};
+    return { boots: await writer.write(params, payload) };
   });
   requests.serve(handlers, syncChunks, async ({ chunks }) => {
     await Promise.all(chunks.map((chunk) => syncChunk(options.store, chunk)));
-    return {};
+    return { boot };
   });
   requests.serve(handlers, checksums, async (params) => {
     faults.expectSure(params.handle);

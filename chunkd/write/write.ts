@@ -1,7 +1,7 @@
 import { crcsMatch } from "../../common/crc32c.ts";
 import { Semaphore } from "../../common/mutex.ts";
 import type { Pool } from "../../protocol/dial.ts";
-import type { ServerId } from "../../protocol/id.ts";
+import type { BootId, ServerId } from "../../protocol/id.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
 import {
   chunkBytesMax,
@@ -43,6 +43,7 @@ export class Writer {
   readonly #admission: Admission;
   readonly #pool: () => Pool;
   readonly #self: () => ServerId | undefined;
+  readonly #boot: BootId;
   readonly #clientBudget = new Budget(clientWriteBytesMax);
   readonly #turns = new Semaphore(clientWritesAtOnce);
   readonly #byteTurns = new Semaphore(clientWriteBytesAtOnce);
@@ -53,17 +54,22 @@ export class Writer {
     admission: Admission;
     pool: () => Pool;
     self: () => ServerId | undefined;
+    boot: BootId;
   }) {
     this.#store = options.store;
     this.#self = options.self;
+    this.#boot = options.boot;
     this.#admission = options.admission;
     this.#pool = options.pool;
   }
 
-  /** Resolves when this server and the chain have the bytes. Forwarded ones enter synchronously. */
-  async write(request: WriteRequest, payload: Buffer): Promise<void> {
+  /**
+   * Resolves when this server and the chain have the bytes, with their boots. Forwarded ones enter
+   * synchronously.
+   */
+  async write(request: WriteRequest, payload: Buffer): Promise<BootId[]> {
     checkPayload(request, payload);
-    const enter = (): Promise<void> => this.#enter(request, payload);
+    const enter = (): Promise<BootId[]> => this.#enter(request, payload);
     if (request.forwarded) return this.#forwardedBudget.with(payload.length, enter);
     return this.#admission.admit(request.epoch, () =>
       this.#clientBudget.with(payload.length, () => this.#inTurn(payload.length, enter)),
@@ -75,31 +81,33 @@ export class Writer {
    * clients' writes wait here. One that is passed on by another server never waits for a turn, or
    * servers that are each other's secondaries would wait for each other.
    */
-  async #inTurn(bytes: number, enter: () => Promise<void>): Promise<void> {
+  async #inTurn<T>(bytes: number, enter: () => Promise<T>): Promise<T> {
     await this.#turns.acquire(1);
     await this.#byteTurns.acquire(bytes);
     try {
-      await enter();
+      return await enter();
     } finally {
       this.#byteTurns.release(bytes);
       this.#turns.release(1);
     }
   }
 
-  #enter(request: WriteRequest, payload: Buffer): Promise<void> {
+  #enter(request: WriteRequest, payload: Buffer): Promise<BootId[]> {
     return this.#store.table.with(request.handle, (chunk) =>
       chunk.gate.run("shared", () => this.#start(chunk, request, payload)),
     );
   }
 
-  async #start(chunk: Chunk, request: WriteRequest, payload: Buffer): Promise<void> {
+  async #start(chunk: Chunk, request: WriteRequest, payload: Buffer): Promise<BootId[]> {
     this.#check(chunk, request, payload);
     const write = { offset: request.offset, bytes: payload, crcs: request.crcs };
     const local = chunk.applying.run("exclusive", () => applyWrite(this.#store, chunk, write));
     const others =
-      request.chain.length > 0 ? forward(this.#pool(), request, payload) : Promise.resolve();
+      request.chain.length > 0 ? forward(this.#pool(), request, payload) : Promise.resolve([]);
     const [here, there] = await Promise.allSettled([local, others]);
-    if (here.status === "fulfilled" && there.status === "fulfilled") return;
+    if (here.status === "fulfilled" && there.status === "fulfilled") {
+      return [this.#boot, ...there.value];
+    }
     throw this.#verdict(request, reasonOf(here), reasonOf(there));
   }
 
@@ -169,7 +177,7 @@ function replicasFailed(here: unknown, there: unknown, self: ServerId | undefine
   });
 }
 
-function reasonOf(settled: PromiseSettledResult<void>): unknown {
+function reasonOf(settled: PromiseSettledResult<unknown>): unknown {
   return settled.status === "rejected" ? settled.reason : undefined;
 }
 

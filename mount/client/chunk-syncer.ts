@@ -2,10 +2,11 @@ import { Backoff } from "../../common/backoff.ts";
 import { type Clock, sleep } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
 import type { Pool } from "../../protocol/dial.ts";
-import type { Ino, ServerId } from "../../protocol/id.ts";
+import type { BootId, Ino, ServerId } from "../../protocol/id.ts";
 import { grant as grantMethod, locate, syncChunks } from "../../protocol/methods/chunk.ts";
 import type { Grant, Location } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
+import type { Answers, Boots } from "./boots.ts";
 import type { MasterClient } from "./master-client.ts";
 
 /** An fsync on a busy disk. */
@@ -28,8 +29,17 @@ export interface ChunkOptions {
   stop: AbortSignal;
 }
 
+/** A chunk that has been synced. */
+export interface Synced {
+  /** What its servers answered; undefined if there is no such chunk. */
+  answers: Answers | undefined;
+  /** The grant that came with telling the master of replicas that failed, if there were any. */
+  renewed: Grant | undefined;
+}
+
 /** How the replicas of a chunk answered. */
 class Outcome {
+  readonly answers = new Map<ServerId, BootId>();
   readonly failed: ServerId[] = [];
   /** Those of `failed` that could not be asked: they may be back in a moment. */
   away = 0;
@@ -66,27 +76,24 @@ class Outcome {
  * never for leave to write it: where the file has been cut meanwhile, that would make a new one.
  */
 export class ChunkSyncer {
-  readonly #options: ChunkOptions;
+  readonly #options: ChunkOptions & { boots: Boots };
 
-  constructor(options: ChunkOptions) {
+  constructor(options: ChunkOptions & { boots: Boots }) {
     this.#options = options;
   }
 
-  /**
-   * `known`: where the chunk is, as far as that is known. Resolves with the grant that came with
-   * telling the master of replicas that failed, if there were any.
-   */
-  async sync(ino: Ino, index: number, known: Target | undefined): Promise<Grant | undefined> {
+  /** `known`: where the chunk is, as far as that is known. */
+  async sync(ino: Ino, index: number, known: Target | undefined): Promise<Synced> {
     const { clock, random, log, timeoutMs, stop } = this.#options;
     const startedMs = clock.nowMs();
     const backoff = new Backoff({ firstMs: 5, mostMs: 1_000, random });
     let renewed: Grant | undefined;
     for (let round = 1, target = known; ; round += 1, target = renewed) {
       target ??= await this.#locate(ino, index);
-      if (!target) return undefined;
+      if (!target) return { answers: undefined, renewed };
       const { handle, version, replicas } = target;
       const outcome = await this.#syncReplicas(target);
-      if (outcome.error === undefined) return renewed;
+      if (outcome.error === undefined) return { answers: outcome.answers, renewed };
       log.warn("sync.again", { ino, index, handle, failed: outcome.failed, round });
       const soft = timeoutMs !== undefined && clock.nowMs() - startedMs > timeoutMs;
       if (soft || stop.aborted || hopeless(outcome, replicas.length, round)) throw outcome.error;
@@ -115,11 +122,14 @@ export class ChunkSyncer {
       outcome.error = new StatusError("unavailable", "no server with this chunk is known");
     }
     const request = { chunks: [{ handle, version }] };
-    const { pool } = this.#options;
+    const { pool, boots } = this.#options;
     await Promise.all(
-      replicas.map(async ({ server, address }) => {
+      replicas.map(async (replica) => {
+        const { server, address } = replica;
         try {
-          await pool.call(address, syncChunks, request, { deadlineMs: syncMs });
+          const { reply } = await pool.call(address, syncChunks, request, { deadlineMs: syncMs });
+          boots.heard(replica, reply.boot);
+          outcome.answers.set(server, reply.boot);
         } catch (error) {
           outcome.add(server, error);
         }

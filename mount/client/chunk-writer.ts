@@ -7,6 +7,7 @@ import type { ChunkHandle, ChunkVersion, Ino, ServerId } from "../../protocol/id
 import { grant as grantMethod, writeChunk } from "../../protocol/methods/chunk.ts";
 import type { Grant } from "../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../protocol/status.ts";
+import { Boots, type Taking } from "./boots.ts";
 import { type ChunkOptions, ChunkSyncer } from "./chunk-syncer.ts";
 
 /** A chain of replicas gets this long for one piece. */
@@ -34,6 +35,15 @@ interface Held {
   exists: boolean;
 }
 
+/** A write that is on all replicas of a chunk. */
+export interface Taken {
+  /** The chunk that took it. */
+  handle: ChunkHandle;
+  /** The master knew of no data in it. */
+  fresh: boolean;
+  taking: Taking;
+}
+
 interface Piece {
   offset: number;
   data: Buffer;
@@ -47,6 +57,7 @@ interface Piece {
 export class ChunkWriter {
   readonly #options: ChunkOptions;
   readonly #syncer: ChunkSyncer;
+  readonly #boots: Boots;
   readonly #grants = new Map<Ino, Map<number, Held>>();
   /**
    * Outlives the grants: one that says "fresh" of a chunk that has taken a write must not have it
@@ -58,7 +69,8 @@ export class ChunkWriter {
 
   constructor(options: ChunkOptions) {
     this.#options = options;
-    this.#syncer = new ChunkSyncer(options);
+    this.#boots = new Boots(options);
+    this.#syncer = new ChunkSyncer({ ...options, boots: this.#boots });
   }
 
   /** A grant that came with another answer. */
@@ -93,57 +105,70 @@ export class ChunkWriter {
   }
 
   /**
-   * Writes `data` at `offset` of a file, all within one chunk. Resolves when all replicas have it,
-   * with the handle of the chunk that took it; `fresh` if the master knew of no data in it. Nothing
-   * is sent before `admit` has resolved, which is asked for each attempt.
+   * Writes `data` at `offset` of a file, all within one chunk. Resolves when all replicas have it.
+   * Nothing is sent before `admit` has resolved, which is asked for each attempt.
    */
-  async write(
-    ino: Ino,
-    offset: number,
-    data: Buffer,
-    admit?: () => Promise<void>,
-  ): Promise<{ handle: ChunkHandle; fresh: boolean }> {
+  async write(ino: Ino, offset: number, data: Buffer, admit?: () => Promise<void>): Promise<Taken> {
     const { chunkBytes } = this.#options.master;
     const index = Math.floor(offset / chunkBytes);
     const start = offset % chunkBytes;
     const piece = { offset: start, data, crcs: crcsByBlock(data, start) };
     return this.#persistently({ ino, index, admit }, async (held) => {
-      if (held.exists) await this.#send(held, piece);
-      else await this.#creating.run(`${ino}/${index}`, () => this.#create(held, piece));
+      const taking = held.exists
+        ? await this.#send(held, piece)
+        : await this.#creating.run(`${ino}/${index}`, () => this.#create(held, piece));
       const { handle, fresh } = held.grant;
-      return { handle, fresh };
+      return { handle, fresh, taking };
     });
   }
 
-  async #create(held: Held, piece: Piece): Promise<void> {
-    await this.#send(held, piece);
+  async #create(held: Held, piece: Piece): Promise<Taking> {
+    const taking = await this.#send(held, piece);
     held.exists = true;
     this.#existing.set(held.grant.handle, true);
+    return taking;
   }
 
-  async #send(held: Held, piece: Piece): Promise<void> {
+  async #send(held: Held, piece: Piece): Promise<Taking> {
     const { handle, version, epoch, replicas } = held.grant;
     const [primary, ...chain] = replicas;
     if (!primary) throw new StatusError("unavailable", "the chunk has no replicas");
     const { offset, crcs, data: payload } = piece;
     const create = !held.exists && !this.#existing.has(handle);
-    await this.#options.pool.call(
+    const { reply } = await this.#options.pool.call(
       primary.address,
       writeChunk,
       { handle, version, epoch, offset, crcs, create, forwarded: false, chain },
       { payload, deadlineMs: writeMs },
     );
+    return this.#boots.took(replicas, reply.boots);
   }
 
-  /** fsync of chunks of a file on every replica. A hole has nothing to sync. */
-  async sync(ino: Ino, indices: readonly number[]): Promise<void> {
-    for (const index of indices) {
-      const ofFile = this.#grants.get(ino);
-      const held = ofFile?.get(index);
-      const known = held?.exists && !held.failed ? held.grant : undefined;
-      const renewed = await this.#syncer.sync(ino, index, known);
-      if (renewed && ofFile && this.#grants.get(ino) === ofFile) this.#keep(ofFile, renewed);
+  /**
+   * fsync of chunks of a file on every replica. A hole has nothing to sync. `chunks`: what servers
+   * took of each since it was synced last. Resolves with the indices of those of which that may be
+   * lost: all servers that had it have been without power.
+   */
+  async sync(ino: Ino, chunks: ReadonlyMap<number, readonly Taking[]>): Promise<number[]> {
+    const lost: number[] = [];
+    for (const [index, takings] of chunks) {
+      if (!(await this.#sync(ino, index, takings))) lost.push(index);
     }
+    return lost;
+  }
+
+  async #sync(ino: Ino, index: number, takings: readonly Taking[]): Promise<boolean> {
+    const ofFile = this.#grants.get(ino);
+    const held = ofFile?.get(index);
+    const known = held?.exists && !held.failed ? held.grant : undefined;
+    const { answers, renewed } = await this.#syncer.sync(ino, index, known);
+    if (renewed && ofFile && this.#grants.get(ino) === ofFile) this.#keep(ofFile, renewed);
+    return !answers || this.#boots.haveKept(takings, answers);
+  }
+
+  /** Background: see `Boots.tick`. */
+  tick(): Promise<void> {
+    return this.#boots.tick();
   }
 
   /**

@@ -1,5 +1,6 @@
 import { Semaphore } from "../../common/mutex.ts";
 import type { ChunkHandle } from "../../protocol/id.ts";
+import { isSettled, type Taking } from "./boots.ts";
 
 /** Pieces of one file under way: enough to keep a chain of servers busy. */
 const flightsPerFileMax = 6;
@@ -32,6 +33,14 @@ export interface Flight extends Extent {
   done: Promise<void>;
 }
 
+/** The chunk that took a piece. */
+interface Arrival {
+  readonly index: number;
+  readonly handle: ChunkHandle;
+  readonly listed: boolean;
+  readonly taking: Taking;
+}
+
 export interface Pending {
   end: number;
   mtime: bigint;
@@ -45,35 +54,62 @@ export interface Batch {
   readonly more: boolean;
 }
 
+/** Different sets of servers that took writes to one chunk since its last fsync. */
+const takingsMax = 8;
+
+/** The writes to a chunk since its last fsync. */
+export interface Writes {
+  /** The number of the last one. */
+  readonly last: number;
+  /** By whom they were taken; none twice. */
+  readonly takings: readonly Taking[];
+}
+
 /** Chunks written since the last fsync. */
 export class Unsynced {
-  readonly #writes = new Map<number, number>();
+  readonly #writes = new Map<number, Writes>();
   #count = 0;
 
   get size(): number {
     return this.#writes.size;
   }
 
-  add(index: number): void {
+  add(index: number, taking: Taking): void {
     this.#count += 1;
-    this.#writes.set(index, this.#count);
+    const before = this.#writes.get(index)?.takings ?? [];
+    const others = before.filter((one) => one.takers !== taking.takers && !isSettled(one));
+    const [first, second, ...rest] = others;
+    const isMany = first && second && others.length >= takingsMax;
+    const takings = isMany ? [both(first, second), ...rest] : others;
+    this.#writes.set(index, { last: this.#count, takings: [...takings, taking] });
   }
 
   /** What an fsync that begins now has to sync; `synced` takes it back when that is done. */
-  take(): ReadonlyMap<number, number> {
+  take(): ReadonlyMap<number, Writes> {
     return new Map(this.#writes);
   }
 
   /** Chunks written meanwhile stay; so does what another fsync has not finished. */
-  synced(taken: ReadonlyMap<number, number>): void {
-    for (const [index, write] of taken) {
-      if (this.#writes.get(index) === write) this.#writes.delete(index);
+  synced(taken: ReadonlyMap<number, Writes>): void {
+    for (const [index, { last, takings }] of taken) {
+      const now = this.#writes.get(index);
+      if (now?.last === last) this.#writes.delete(index);
+      else if (now) {
+        const later = now.takings.filter((taking) => !takings.includes(taking));
+        this.#writes.set(index, { last: now.last, takings: later });
+      }
     }
   }
 
   dropFrom(first: number): void {
     for (const index of this.#writes.keys()) if (index >= first) this.#writes.delete(index);
   }
+}
+
+/** Who took the writes of both. */
+function both(one: Taking, other: Taking): Taking {
+  const takers = one.takers.filter((taker) => other.takers.includes(taker));
+  return { takers, atMs: Math.max(one.atMs, other.atMs) };
 }
 
 /**
@@ -154,13 +190,13 @@ export class DirtyFile {
   }
 
   /** `listed`: the master has been told of the chunk before. */
-  arrived(flight: Flight, index: number, handle: ChunkHandle, listed: boolean): void {
+  arrived(flight: Flight, { index, handle, listed, taking }: Arrival): void {
     if (!listed) this.unlisted.add(index);
     this.#sentEnd = Math.max(this.#sentEnd, flight.end);
     // Handles count upwards: the larger is the one that came later, whoever answered first.
     const known = this.written.get(index);
     if (known === undefined || known < handle) this.written.set(index, handle);
-    this.unsynced.add(index);
+    this.unsynced.add(index, taking);
   }
 
   failed(flight: Flight): void {

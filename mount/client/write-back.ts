@@ -8,7 +8,14 @@ import { commit, sync } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { type Status, StatusError, statusOf } from "../../protocol/status.ts";
 import type { ChunkWriter } from "./chunk-writer.ts";
-import { type Batch, DirtyFile, type Flight, type Piece, Unsynced } from "./dirty-file.ts";
+import {
+  type Batch,
+  DirtyFile,
+  type Flight,
+  type Piece,
+  Unsynced,
+  type Writes,
+} from "./dirty-file.ts";
 import { interruptible } from "./interruptible.ts";
 import type { MasterClient } from "./master-client.ts";
 import type { Tails } from "./tails.ts";
@@ -31,6 +38,8 @@ const unsyncedFilesMax = 20_000;
 const listedMax = 10_000;
 /** Files that syncfs works on at a time. */
 const syncsAtATime = 16;
+/** Chunks that one line of the log names. */
+const lostToldMax = 20;
 /** Chunks with data that the master has not heard of, before it is told in passing. */
 const uncommittedChunksMax = 2;
 /**
@@ -257,14 +266,15 @@ export class WriteBack {
     await Promise.all(before.map((other) => other.done));
     await file.slots.acquire(1);
     try {
-      const { handle, fresh } = await writer.write(
+      const { handle, fresh, taking } = await writer.write(
         ino,
         piece.offset,
         piece.buffer.subarray(0, piece.length),
         () => this.#admit(ino, flight),
       );
       const listed = !fresh || this.#listed.has(handle);
-      file.arrived(flight, Math.floor(piece.offset / master.chunkBytes), handle, listed);
+      const index = Math.floor(piece.offset / master.chunkBytes);
+      file.arrived(flight, { index, handle, listed, taking });
     } catch (cause) {
       log.error("write.failed", { ino, offset: piece.offset, length: piece.length, error: cause });
       file.failed(flight);
@@ -348,9 +358,7 @@ export class WriteBack {
     await this.#settle(ino, file);
     const { unsynced } = file;
     const taken = unsynced.take();
-    const indices = [...taken.keys()];
-    const data = indices.length > 0 ? this.#options.writer.sync(ino, indices) : Promise.resolve();
-    const done = await Promise.allSettled([data, this.#syncRest(ino, taken)]);
+    const done = await Promise.allSettled([this.#syncOwn(ino, taken), this.#syncRest(ino, taken)]);
     if (done[0].status === "fulfilled") unsynced.synced(taken);
     for (const one of done) {
       if (one.status === "fulfilled") continue;
@@ -360,12 +368,26 @@ export class WriteBack {
     if (unsynced.size === 0 && this.#unsynced.get(ino) === unsynced) this.#unsynced.delete(ino);
   }
 
-  /** What the master knows, and what other mounts have written: fsync(2) is for the whole file. */
-  async #syncRest(ino: Ino, own: ReadonlyMap<number, number>): Promise<void> {
+  /** Of what is lost the application is told once, as of a write that failed. */
+  async #syncOwn(ino: Ino, taken: ReadonlyMap<number, Writes>): Promise<void> {
+    if (taken.size === 0) return;
+    const chunks = new Map([...taken].map(([index, { takings }]) => [index, takings]));
+    const lost = await this.#options.writer.sync(ino, chunks);
+    if (lost.length === 0) return;
+    const message = "every server that had it lost power before it was synced";
+    this.#options.log.error("sync.lost", { ino, chunks: lost.slice(0, lostToldMax) });
+    this.errors.add(ino, new StatusError("io-error", message));
+  }
+
+  /**
+   * What the master knows, and what other mounts have written: fsync(2) is for the whole file. Who
+   * took that, and whether it is all still there, only those mounts know.
+   */
+  async #syncRest(ino: Ino, own: ReadonlyMap<number, Writes>): Promise<void> {
     const { master, writer } = this.#options;
     const { unsynced } = await master.read(sync, { ino });
     const others = unsynced.filter((index) => !own.has(index));
-    if (others.length > 0) await writer.sync(ino, others);
+    if (others.length > 0) await writer.sync(ino, new Map(others.map((index) => [index, []])));
   }
 
   #report(ino: Ino, waiter: Waiter): void {

@@ -2,6 +2,7 @@ import { Type } from "typebox";
 import { chunksPerPageMax, payloadBytesMax } from "../limits.ts";
 import { method, mutation } from "../method.ts";
 import {
+  BootShape,
   Count,
   EpochShape,
   GrantShape,
@@ -84,7 +85,9 @@ export const readChunk = method({
  * and answers when all have it. A gap before `offset` becomes zeros. `create`: no replica had the
  * chunk when the grant was made, so it is created where it is missing. Clients write under an
  * `epoch`, which the primary compares with the fence; the servers after it (`forwarded`) do not.
- * `replica-failed` names the servers that could not be reached or refused.
+ * `replica-failed` names the servers that could not be reached or refused. `boots`: in which boot
+ * of its machine each took it, this server first, then those of the chain: a server that is in
+ * another one later may have lost what was not synced.
  */
 export const writeChunk = method({
   code: 61,
@@ -98,15 +101,18 @@ export const writeChunk = method({
     forwarded: Type.Boolean(),
     chain: Type.Array(ReplicaShape, { maxItems: 32 }),
   },
-  reply: {},
+  reply: { boots: List(BootShape, 33) },
 });
 
-/** fsync: data and index of these chunks are on this server's disk when it answers. */
+/**
+ * fsync: data and index of these chunks are on this server's disk when it answers. That is what it
+ * still had of them: what it took in another boot than `boot` may have been lost before.
+ */
 export const syncChunks = method({
   code: 62,
   name: "chunk.sync",
   request: { chunks: List(Type.Object(chunk), chunksPerPageMax) },
-  reply: {},
+  reply: { boot: BootShape },
 });
 
 /** A chunk's length and the CRC of each of its blocks (the last may be short), from the index. */

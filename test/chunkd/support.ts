@@ -16,6 +16,7 @@ import { openStore, type Store } from "../../chunkd/store/store.ts";
 import { type Connection, Handlers } from "../../protocol/connection.ts";
 import { accept, dial, Pool, websocketConnect } from "../../protocol/dial.ts";
 import {
+  bootId,
   type ChunkHandle,
   chunkHandle,
   type ChunkVersion,
@@ -278,6 +279,7 @@ export function serverOptions(
     clock: systemClock,
     log: silentLog,
     random: () => 0.5,
+    boot: bootId(1),
     connect: websocketConnect(systemClock),
     ...options,
   };

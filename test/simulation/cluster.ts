@@ -7,6 +7,7 @@ import { Master } from "../../master/master.ts";
 import type { SyncMode } from "../../master/namespace/committer.ts";
 import { connectFileSystem } from "../../mount/filesystem.ts";
 import type { FileSystem } from "../../mount/fuse/filesystem.ts";
+import { type BootId, bootId } from "../../protocol/id.ts";
 import { statusOf } from "../../protocol/status.ts";
 import { JournalDisk } from "../support/journal-disk.ts";
 import { SimDisk } from "./disk.ts";
@@ -126,11 +127,14 @@ export class SimServer {
   readonly disk: SimDisk;
   readonly index: IndexDisk;
   program: ChunkServer | undefined;
+  /** Each loss of power leads to the next. */
+  #boot: BootId;
   readonly #cluster: SimCluster;
 
   constructor(cluster: SimCluster, number: number) {
     this.#cluster = cluster;
     this.node = new SimNode(cluster.world, `s${number}`);
+    this.#boot = bootId(number * 1_000);
     this.root = `/${this.node.name}`;
     this.disk = new SimDisk(cluster.world.random.fork());
     this.index = new IndexDisk();
@@ -169,6 +173,7 @@ export class SimServer {
       clock: life.clock,
       log: life.log,
       random: life.random.next,
+      boot: this.#boot,
       connect: network.connectFor(life),
       listenWith: network.listenFor(life),
       openIndex: () => this.index.open(life),
@@ -184,6 +189,7 @@ export class SimServer {
     world.note(`${this.node.name} ends: ${how}`);
     this.program = undefined;
     this.node.life.end();
+    if (how === "power") this.#boot = bootId(this.#boot + 1);
     this.disk.end(how);
     this.index.end(how, world.random);
   }

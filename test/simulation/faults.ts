@@ -197,7 +197,8 @@ export class Nemesis {
     this.#world.count("fault: all lost power");
     this.#power.losingAll();
     for (const one of [master, ...servers]) {
-      if (one.node.alive) one.end("power");
+      // A server whose program has ended before still had its page cache.
+      if (one.node.alive || one !== master) one.end("power");
       this.#later(this.#random.about(3_000), () => {
         if (!one.node.alive) one.start();
       });

@@ -10,6 +10,12 @@ export type FileId = number;
 /** In the place of a file: there is none. */
 export const absent: FileId = 0;
 
+/** Somebody who has a file open, and sees his own writes in it. */
+export interface FileWriter {
+  /** `floor`: what is certain to be left. `everywhere`: on all servers at the same moment. */
+  lostPower(floor: Contents, everywhere: boolean): void;
+}
+
 export class ModelFile {
   readonly id: FileId;
   /** Its inode number, once an answer has told it. */
@@ -25,8 +31,8 @@ export class ModelFile {
    * own mount wrote.
    */
   readonly unsyncedBy = new Set<string>();
-  /** What its writers see: it does not follow from `now` while they write. */
-  readonly writers = new Set<Contents>();
+  /** What they see does not follow from `now` while they write. */
+  readonly writers = new Set<FileWriter>();
 
   constructor(id: FileId) {
     this.id = id;
@@ -54,10 +60,10 @@ export class ModelFile {
   }
 
   /** More replicas than a minority, or the master, have lost power. */
-  losePower(): void {
+  losePower(everywhere = false): void {
     this.now = this.floor.clone();
     this.unsyncedBy.clear();
-    for (const own of this.writers) own.mayBe(this.floor);
+    for (const writer of this.writers) writer.lostPower(this.floor, everywhere);
     this.#tell();
   }
 
@@ -217,8 +223,8 @@ export class Model {
   }
 
   /** Of a file, more than a minority of some chunk's replicas have lost power. */
-  replicasLostPower(file: ModelFile): void {
-    file.losePower();
+  replicasLostPower(file: ModelFile, everywhere = false): void {
+    file.losePower(everywhere);
     for (const snapshot of this.snapshots) {
       const floor = snapshot.floors.get(file.id);
       if (floor) snapshot.contents.set(file.id, floor.clone());

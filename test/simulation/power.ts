@@ -45,7 +45,7 @@ export class PowerLosses {
 
   /** Every server and the master. */
   losingAll(): void {
-    for (const file of this.#model.files.values()) this.#model.replicasLostPower(file);
+    for (const file of this.#model.files.values()) this.#model.replicasLostPower(file, true);
     this.#model.masterLostPower();
   }
 

@@ -1,7 +1,7 @@
 import type { Caller, FileSystem, Node, OpenFile } from "../../mount/fuse/filesystem.ts";
 import { chunkBytes } from "./cluster.ts";
 import { Contents } from "./contents.ts";
-import type { ModelFile } from "./model.ts";
+import type { FileWriter, ModelFile } from "./model.ts";
 import type { Random } from "./random.ts";
 import type { Mount, Workload } from "./workload.ts";
 
@@ -31,7 +31,7 @@ export async function readAll(
 }
 
 /** A file opened for writing, from open to close. */
-export class Session {
+export class Session implements FileWriter {
   readonly #workload: Workload;
   readonly #client: Mount;
   readonly #random: Random;
@@ -40,6 +40,9 @@ export class Session {
   #open: OpenFile = 0;
   /** What this client sees: its own writes at once. */
   #own = new Contents();
+  /** What it was when it was last certain, and what this client has done to it since. */
+  #base = new Contents();
+  #since: ((contents: Contents) => void)[] = [];
 
   constructor(workload: Workload, client: Mount, file: ModelFile, random: Random) {
     this.#file = file;
@@ -52,14 +55,36 @@ export class Session {
     this.#file = file;
     this.#node = node;
     this.#open = open;
-    this.#own = file.now.clone();
-    file.writers.add(this.#own);
+    this.#sees(file.now);
+    file.writers.add(this);
+  }
+
+  #sees(contents: Contents): void {
+    this.#own = contents.clone();
+    this.#base = contents.clone();
+    this.#since = [];
+  }
+
+  #does(change: (contents: Contents) => void): void {
+    change(this.#own);
+    this.#since.push(change);
+  }
+
+  /**
+   * Anything may be gone of what was not synced. fsync finds out, if it was on all servers at the
+   * same moment: else others may have been made the measure for those that had it still. And the
+   * master has all that it answered only if it syncs always.
+   */
+  lostPower(floor: Contents, everywhere: boolean): void {
+    this.#own.mayBe(floor);
+    if (everywhere && this.#workload.model.durable) this.#base.mayBe(floor);
+    else this.#sees(this.#own);
   }
 
   async open(file: ModelFile, node: Node): Promise<void> {
     const truncate = this.#random.chance(0.15);
     this.opened(file, node, 0);
-    if (truncate) this.#own.truncate(0);
+    if (truncate) this.#does((contents) => contents.truncate(0));
     this.#mayBecome(this.#own);
     this.#note(truncate ? "open, truncating" : "open");
     const how = flags.readWrite | (truncate ? flags.truncate : 0);
@@ -70,7 +95,7 @@ export class Session {
 
   /** Whatever became of it, nobody sees the file through it any more. */
   end(): void {
-    this.#file.writers.delete(this.#own);
+    this.#file.writers.delete(this);
   }
 
   async work(): Promise<void> {
@@ -142,7 +167,7 @@ export class Session {
     const { model, world } = this.#workload;
     const source = model.sources.fresh();
     const data = model.sources.bytes(source, offset, length);
-    this.#own.write(source, offset, length);
+    this.#does((contents) => contents.write(source, offset, length));
     this.#mayBecome(this.#own);
     this.#note(`${append ? "append" : "write"} ${source}: ${offset}+${length}`);
     const { ino } = this.#file;
@@ -156,7 +181,7 @@ export class Session {
   async #truncate(): Promise<void> {
     const size = this.#random.below(Math.max(1, this.#own.sizeMax * 1.2));
     const bytes = Math.floor(size);
-    this.#own.truncate(bytes);
+    this.#does((contents) => contents.truncate(bytes));
     this.#mayBecome(this.#own);
     this.#note(`truncate ${bytes}`);
     await this.#ask((fs) => fs.setattr(this.#node, { size: bytes }, this.#open, caller));
@@ -180,6 +205,9 @@ export class Session {
   async #fsync(): Promise<void> {
     await this.#ask((fs) => fs.fsync(this.#open, false, caller));
     this.#note("synced");
+    // All that this client has written is there, whatever it may have been in between.
+    for (const change of this.#since) change(this.#base);
+    this.#sees(this.#base);
     this.#file.synced(this.#own, this.#client.life.name);
     this.#workload.world.count("operation: fsync");
   }
@@ -211,6 +239,7 @@ export class Session {
       }
     });
     this.#own.copyRange(source.now, { from, to, length: copied }, sources);
+    this.#sees(this.#own); // The source may lose it too.
     this.#workload.world.count("operation: copy");
   }
 }

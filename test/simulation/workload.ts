@@ -27,6 +27,10 @@ const pauseMs = 250;
 const quarantineMs = 75_000;
 const snapshotsMax = 3;
 
+/** What fsync says of it, and the faults that it may be said after. */
+const lostBeforeSync = "every server that had it lost power before it was synced";
+const powerFaults = ["fault: server lost power", "fault: all lost power"];
+
 /** What a client logs that was silent for longer than its session's lease. */
 const sessionLost = "session.lost";
 /**
@@ -133,6 +137,9 @@ export class Workload {
     }
     if (status === "internal") return this.#world.failed(client.name, error);
     const { message } = error as Error;
+    if (message === lostBeforeSync && powerFaults.some((fault) => this.#world.counts.has(fault))) {
+      return this.#world.count("operation failed: lost with power before fsync");
+    }
     this.#world.note(`${client.name} failed: ${status} ${message}`);
     if (this.#tolerated.has(status)) this.#world.count(`operation failed: ${status}`);
     else this.#world.violate(`${client.name} got ${status}: ${message}`);

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { must } from "../../common/assert.ts";
@@ -14,7 +14,7 @@ import type { FileSystem } from "../../mount/fuse/filesystem.ts";
 import { crcsByBlock } from "../../common/crc32c.ts";
 import { Handlers } from "../../protocol/connection.ts";
 import { dial, Pool, websocketConnect } from "../../protocol/dial.ts";
-import { ino } from "../../protocol/id.ts";
+import { type BootId, bootId, ino } from "../../protocol/id.ts";
 import { grant, writeChunk } from "../../protocol/methods/chunk.ts";
 import { takeTail } from "../../protocol/methods/namespace.ts";
 import { openSession } from "../../protocol/methods/session.ts";
@@ -35,6 +35,7 @@ export interface LiveMount {
 }
 
 const chunkBytes = 1024 * 1024;
+const firstBoot = bootId(1);
 const loopback = "127.0.0.1";
 
 export class LiveCluster {
@@ -60,8 +61,37 @@ export class LiveCluster {
   }
 
   async addServer(): Promise<ChunkServer> {
+    const server = await this.#startServer(this.servers.length, firstBoot);
+    this.servers.push(server);
+    return server;
+  }
+
+  /** The server stops without warning, and starts again. Only its process has ended. */
+  async killServer(i: number): Promise<void> {
+    await this.#restartServer(i, () => firstBoot);
+  }
+
+  /** The server's machine has no power for a moment: its page cache is gone. */
+  async losePower(i: number): Promise<void> {
+    await this.#restartServer(i, (chunkFiles) => {
+      for (const file of chunkFiles) truncateSync(file, 0); // As if none had been synced.
+      return bootId(firstBoot + 1);
+    });
+  }
+
+  async #restartServer(i: number, between: (chunkFiles: string[]) => BootId): Promise<void> {
+    await must(this.servers[i], "a server").halt();
+    const directory = path.join(this.#root, `c${i}`, "chunks");
+    const entries = readdirSync(directory, { withFileTypes: true, recursive: true });
+    const files = entries.filter((entry) => entry.isFile());
+    const boot = between(files.map((entry) => path.join(entry.parentPath, entry.name)));
+    this.servers[i] = await this.#startServer(i, boot);
+  }
+
+  async #startServer(i: number, boot: BootId): Promise<ChunkServer> {
     const server = await ChunkServer.start({
-      root: path.join(this.#root, `c${this.servers.length}`),
+      root: path.join(this.#root, `c${i}`),
+      boot,
       master: this.#address,
       listen: { host: loopback, port: 0 },
       ...{ rack: "", name: "test", reserveBytes: 0, disk: systemDisk },
@@ -69,7 +99,6 @@ export class LiveCluster {
       connect: websocketConnect(systemClock),
     });
     await server.joined();
-    this.servers.push(server);
     return server;
   }
 

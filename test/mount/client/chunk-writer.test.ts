@@ -9,7 +9,7 @@ import {
 import type { Pool } from "../../../protocol/dial.ts";
 import type { Grant, Location } from "../../../protocol/shapes.ts";
 import { StatusError, type Status } from "../../../protocol/status.ts";
-import { ChunkWriter } from "../../../mount/client/chunk-writer.ts";
+import { ChunkWriter, type Taken } from "../../../mount/client/chunk-writer.ts";
 import type { MasterClient } from "../../../mount/client/master-client.ts";
 import { clock, file, log, mib, outcome } from "./support.ts";
 
@@ -25,6 +25,8 @@ class Servers {
   fresh = false;
   version = 1;
   set: number[];
+  /** By server; 1 if nothing is said. */
+  boots: Record<number, number> = {};
   onGrant: () => void = () => undefined;
   onLocate: () => void = () => undefined;
   onCall: (address: string, nth: number) => void = () => undefined;
@@ -75,11 +77,18 @@ class Servers {
     else this.writes.push(request as RequestOf<typeof writeChunk>);
     await Promise.resolve();
     this.onCall(address, this.#calls);
-    return { reply: {}, payload: Buffer.alloc(0) };
+    const boots = this.set.map((id) => this.boots[id] ?? 1);
+    const reply = { boots, boot: this.boots[Number(address)] ?? 1 };
+    return { reply, payload: Buffer.alloc(0) };
   }
 
-  write(): Promise<{ handle: number }> {
+  write(): Promise<Taken> {
     return this.writer.write(file, 0, Buffer.alloc(10));
+  }
+
+  /** fsync of what one write, or none, has left behind. */
+  sync(taken?: Taken): Promise<number[]> {
+    return this.writer.sync(file, new Map([[0, taken ? [taken.taking] : []]]));
   }
 }
 
@@ -90,7 +99,8 @@ const fail = (status: Status, servers: number[] = []): never => {
 await t.test("after an invalidation a chunk is asked for again, but never created", async (tt) => {
   const servers = new Servers();
   servers.fresh = true;
-  tt.same(await servers.write(), { handle: 7, fresh: true });
+  const { handle, fresh } = await servers.write();
+  tt.same([handle, fresh], [7, true]);
   servers.writer.forget(file);
   await servers.write();
   tt.equal(servers.asked.length, 2);
@@ -173,7 +183,7 @@ await t.test("the only replica is waited for, not thrown out", async (tt) => {
 await t.test("fsync of a hole is done, and asks for no chunk", async (tt) => {
   const servers = new Servers();
   servers.located = false;
-  await servers.writer.sync(file, [0]);
+  await servers.sync();
   tt.same([servers.asked, servers.syncs], [[], []]);
 });
 
@@ -184,7 +194,7 @@ await t.test("fsync of a chunk that was cut off meanwhile is done", async (tt) =
     servers.located = false;
     fail("no-chunk");
   };
-  await servers.writer.sync(file, [0]);
+  await servers.sync();
   tt.equal(servers.asked.length, 1, "only for the write");
 });
 
@@ -193,11 +203,32 @@ await t.test("any failure of one replica in fsync counts against that one", asyn
   servers.onCall = (address) => {
     if (address === "2") fail("corrupt");
   };
-  await servers.writer.sync(file, [0]);
+  await servers.sync();
   tt.same(
     servers.asked.map(({ failed }) => failed),
     [{ handle: 7, version: 1, servers: [2] }],
   );
   servers.onCall = () => fail("io-error");
-  tt.equal(await outcome(servers.writer.sync(file, [0])), "io-error", "of all: an error");
+  tt.equal(await outcome(servers.sync()), "io-error", "of all: an error");
+});
+
+await t.test("what all servers of a chunk have lost with their power is not synced", async (tt) => {
+  const servers = new Servers(3);
+  const taken = await servers.write();
+  servers.boots = { 1: 2, 2: 2 };
+  tt.same(await servers.sync(taken), [], "the third still has it");
+  servers.boots = { 1: 2, 2: 2, 3: 2 };
+  tt.same(await servers.sync(taken), [0]);
+  tt.same(await servers.sync(await servers.write()), [], "what was written since is there");
+});
+
+await t.test("a copy elsewhere has what none of the servers before has lost", async (tt) => {
+  const servers = new Servers();
+  const taken = await servers.write();
+  servers.set = [3];
+  servers.writer.forget(file);
+  tt.same(await servers.sync(taken), []);
+  tt.same(servers.syncs, ["3", "1", "2"], "those that took it are asked too");
+  servers.boots = { 1: 2 };
+  tt.same(await servers.sync(taken), [0], "it may have been copied from the first");
 });

@@ -1,10 +1,12 @@
 import { silentLog } from "../../../common/log.ts";
 import { systemClock } from "../../../common/os/clock.ts";
-import { type ChunkHandle, chunkHandle, ino as toIno } from "../../../protocol/id.ts";
+import { chunkHandle, ino as toIno } from "../../../protocol/id.ts";
 import type { ReplyOf, RequestOf } from "../../../protocol/method.ts";
 import type { commit } from "../../../protocol/methods/namespace.ts";
 import type { Attr } from "../../../protocol/shapes.ts";
 import { StatusError, statusOf } from "../../../protocol/status.ts";
+import type { Taking } from "../../../mount/client/boots.ts";
+import type { Taken } from "../../../mount/client/chunk-writer.ts";
 import type { MasterClient } from "../../../mount/client/master-client.ts";
 import type { Tail } from "../../../mount/client/tails.ts";
 import { WriteBack, type WriteBackOptions } from "../../../mount/client/write-back.ts";
@@ -51,16 +53,15 @@ export function outcome(work: Promise<unknown>): Promise<string> {
   return work.then(() => "done", statusOf);
 }
 
-interface Taken {
-  handle: ChunkHandle;
-  fresh: boolean;
-}
+type Answer = Pick<Taken, "handle" | "fresh">;
+/** Whoever took it. */
+export const nobody: Taking = { takers: [], atMs: 0 };
 
 export interface Sent {
   ino: number;
   offset: number;
   length: number;
-  answer: Deferred<Taken>;
+  answer: Deferred<Answer>;
 }
 
 /** A `WriteBack` whose writes and commits wait for the test's answers, unless `answer` is set. */
@@ -68,6 +69,8 @@ export class Behind {
   readonly sent: Sent[] = [];
   readonly commits: { request: Commit; answer: Deferred<ReplyOf<typeof commit>> }[] = [];
   readonly synced: number[][] = [];
+  /** Chunks whose bytes are lost, says the next sync. */
+  lost: number[] = [];
   /** Times that the master was asked to put what it knows on its disk. */
   masterSyncs = 0;
   /** Chunks that it says other mounts have written. */
@@ -84,11 +87,11 @@ export class Behind {
 
   constructor(options: Partial<WriteBackOptions> = {}) {
     const mutate = (_method: unknown, request: Commit): Promise<unknown> => this.#commit(request);
-    const write = (ino: number, offset: number, data: Buffer): Promise<Taken> => {
-      const answer = new Deferred<Taken>();
+    const write = async (ino: number, offset: number, data: Buffer): Promise<Taken> => {
+      const answer = new Deferred<Answer>();
       this.sent.push({ ino, offset, length: data.length, answer });
       if (this.answerWrites) answer.resolve({ handle: chunkHandle(1), fresh: this.fresh });
-      return answer.promise;
+      return { ...(await answer.promise), taking: nobody };
     };
     this.back = new WriteBack({
       master: {
@@ -101,7 +104,10 @@ export class Behind {
       },
       writer: {
         write,
-        sync: async (_ino, indices) => void this.synced.push([...indices]),
+        sync: async (_ino, chunks) => {
+          this.synced.push([...chunks.keys()]);
+          return this.lost.splice(0);
+        },
       },
       clock,
       log,

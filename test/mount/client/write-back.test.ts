@@ -1,7 +1,7 @@
 import t from "tap";
 import { chunkHandle, ino as toIno } from "../../../protocol/id.ts";
 import { StatusError } from "../../../protocol/status.ts";
-import { Behind, Deferred, failure, file, mib, settled, outcome } from "./support.ts";
+import { Behind, Deferred, failure, file, mib, nobody, settled, outcome } from "./support.ts";
 
 const fresh = (behind: Behind) => ({ cursor: behind.back.errors.cursor(file) });
 
@@ -66,10 +66,11 @@ await t.test("an fsync does not believe what another has not finished", async (t
   const synced: number[] = [];
   const behind: Behind = new Behind({
     writer: {
-      write: async () => ({ handle: chunkHandle(1), fresh: false }),
-      sync: async (_ino, indices) => {
-        synced.push(...indices);
+      write: async () => ({ handle: chunkHandle(1), fresh: false, taking: nobody }),
+      sync: async (_ino, chunks) => {
+        synced.push(...chunks.keys());
         await gate.promise;
+        return [];
       },
     },
   });
@@ -220,9 +221,9 @@ await t.test("data is copied before write returns, also if it has to wait", asyn
       write: async (_ino, _offset, data) => {
         seen.push(data[0] ?? 0);
         await settled();
-        return { handle: chunkHandle(1), fresh: false };
+        return { handle: chunkHandle(1), fresh: false, taking: nobody };
       },
-      sync: async () => undefined,
+      sync: async () => [],
     },
   });
   const data = Buffer.alloc(mib, 1);
@@ -301,9 +302,9 @@ t.test("what was written under a lock that is lost meanwhile is not sent", async
       write: async (_ino, offset, _data, admit) => {
         await admit?.();
         sent.push(offset);
-        return { handle: chunkHandle(1), fresh: false };
+        return { handle: chunkHandle(1), fresh: false, taking: nobody };
       },
-      sync: () => Promise.resolve(),
+      sync: () => Promise.resolve([]),
     },
   });
   const { back } = behind;
@@ -318,4 +319,16 @@ t.test("what was written under a lock that is lost meanwhile is not sent", async
   t.equal(await flushed, "io-error");
   await back.settle(file);
   t.same(sent, [3 * mib], "what is written after it is");
+});
+
+await t.test("every open file is told once that bytes were lost before the sync", async (tt) => {
+  const behind = new Behind();
+  const [writer, other] = [fresh(behind), fresh(behind)];
+  await behind.back.write(file, 0, Buffer.alloc(8), writer);
+  behind.lost = [0];
+  tt.equal(await outcome(behind.back.fsync(file, writer)), "io-error");
+  tt.equal(await outcome(behind.back.fsync(file, writer)), "done");
+  tt.equal(await outcome(behind.back.flush(file, other)), "io-error");
+  tt.equal(await outcome(behind.back.fsync(file, other)), "done");
+  tt.same(behind.synced, [[0]], "there is nothing left to be synced");
 });
