@@ -35,6 +35,7 @@ export const statusCommand: CommandModule<object, StatusOptions> = {
 
 function asText(reply: ReplyOf<typeof status>): string {
   const { master, chunks, repair, servers, mounts, snapshots } = reply;
+  const more = reply.snapshotCount - snapshots.length;
   const rows = servers.map((server) => [
     String(server.id),
     server.address,
@@ -60,6 +61,7 @@ function asText(reply: ReplyOf<typeof status>): string {
         `mount ${mountpoint} of ${name}${connected ? "" : ", not connected"}`,
     ),
     ...snapshots.map(({ path, name, createdAt }) => `snapshot ${path} ${name} of ${createdAt}`),
+    ...(more > 0 ? [`and ${more} older snapshots: see gfs snapshot list`] : []),
     "",
   ].join("\n");
 }

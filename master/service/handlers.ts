@@ -160,6 +160,7 @@ function serveReads(handlers: Handlers, master: Master): void {
     )
     .serve(admin.pathOf, (params) => ({ path: reader.pathOf(params.ino) }))
     .serve(admin.status, () => master.status.report())
+    .serve(admin.listServers, () => master.status.servers())
     .serve(admin.fsckChunks, (params) => master.fsck.chunks(params))
     .serve(admin.fsckFiles, (params) => master.fsck.files(params));
 }

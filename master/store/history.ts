@@ -37,6 +37,11 @@ function historyPrefix(table: VersionedTable, key: Buffer): Buffer {
   return Buffer.concat([Buffer.from([tableByte[table]]), key]);
 }
 
+/** Where the rows of a table begin in history. */
+export function historyStart(table: VersionedTable): Buffer {
+  return historyPrefix(table, Buffer.alloc(0));
+}
+
 export function parseHistoryKey(key: Buffer): HistoryKey | undefined {
   const table = versionedTables.find((name) => tableByte[name] === key[0]);
   if (!table || key.length < 18) return undefined;

@@ -135,25 +135,30 @@ export class NamespaceReader {
     return names;
   }
 
-  /** A path from the root, by walking up; "?" stands for what cannot be found. */
-  pathOf(ino: Ino): Buffer {
+  /**
+   * A path from the root, by walking up; "?" stands for what cannot be found. `budget` says how
+   * many names may be looked at for this path and others; it is counted down.
+   */
+  pathOf(ino: Ino, budget = { names: Infinity }): Buffer {
     const names: Buffer[] = [];
     let child = ino;
     for (let inode = this.findInode(child, undefined); child !== 1;) {
       if (!inode || inode.parent === 0) return Buffer.from(`(inode ${ino}, unlinked)`);
-      names.unshift(this.#nameOf(inode.parent, child));
+      names.unshift(this.#nameOf(inode.parent, child, budget));
       child = inode.parent;
       inode = this.findInode(child, undefined);
     }
     return Buffer.concat(names.flatMap((name) => [Buffer.from("/"), name]));
   }
 
-  #nameOf(parent: Ino, child: Ino): Buffer {
+  #nameOf(parent: Ino, child: Ino, budget: { names: number }): Buffer {
     let looked = 0;
+    if (budget.names <= 0) return Buffer.from("?");
     for (const row of rowsAt(this.#store, "entry", { prefix: numberKey(parent), at: undefined })) {
       if (decodeEntry(row.value).ino === child) return Buffer.from(row.key.subarray(8));
       looked += 1;
-      if (looked === namesLookedAtMax) break;
+      budget.names -= 1;
+      if (looked === namesLookedAtMax || budget.names === 0) break;
     }
     return Buffer.from("?");
   }
