@@ -4,6 +4,7 @@ import { addressFrom, UserError } from "../common/program.ts";
 import type { Ino } from "../protocol/id.ts";
 import type { ReplyOf } from "../protocol/method.ts";
 import { getReplicas, replicasMax, setReplicas } from "../protocol/methods/namespace.ts";
+import { isDirectory } from "../protocol/mode.ts";
 import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 import { innerPath } from "./paths.ts";
 import { NamespaceSession } from "./session.ts";
@@ -13,9 +14,6 @@ import { NamespaceSession } from "./session.ts";
  * asked in steps, so a tree of any size holds nobody up; if it is broken off, running it again goes
  * on where it was.
  */
-
-const typeMask = 0o170000;
-const typeDirectory = 0o040000;
 
 interface PathOptions extends MasterOption {
   path: string;
@@ -39,12 +37,12 @@ async function walkTree(
   const top = await session.resolve(innerPath(path).inner);
   // A directory comes before what is listed in it: what is made meanwhile inherits the new number.
   await visit([{ ino: top.ino, from: 0 }]);
-  const directories = isDirectory(top.mode) ? [top.ino] : [];
+  const directories = isDirectory(top) ? [top.ino] : [];
   for (let next = directories.pop(); next !== undefined; next = directories.pop()) {
     let page: Items = [];
     for await (const { attr } of session.entries(next, undefined)) {
       page.push({ ino: attr.ino, from: 0 });
-      if (isDirectory(attr.mode)) directories.push(attr.ino);
+      if (isDirectory(attr)) directories.push(attr.ino);
       if (page.length < itemsPerStep) continue;
       await visit(page);
       page = [];
@@ -55,8 +53,6 @@ async function walkTree(
 
 /** Items in one question: few enough that the bar moves. */
 const itemsPerStep = 500;
-
-const isDirectory = (mode: number): boolean => (mode & typeMask) === typeDirectory;
 
 /** Repeats a step until all items are done. */
 async function stepByStep<Reply extends { done: number; from: number }>(

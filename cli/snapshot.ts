@@ -9,6 +9,7 @@ import {
   pathOf,
 } from "../protocol/methods/admin.ts";
 import { mkdir } from "../protocol/methods/namespace.ts";
+import { isDirectory } from "../protocol/mode.ts";
 import type { Attr, Snapshot } from "../protocol/shapes.ts";
 import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 import { type InnerPath, innerPath } from "./paths.ts";
@@ -26,12 +27,9 @@ function withSession<T>(
   );
 }
 
-const typeMask = 0o170000;
-const typeDirectory = 0o040000;
-
 async function directory(session: NamespaceSession, path: InnerPath): Promise<Attr> {
   const attr = await session.resolve(path.inner);
-  if ((attr.mode & typeMask) !== typeDirectory) {
+  if (!isDirectory(attr)) {
     throw new UserError(`${path.given}: not a directory`);
   }
   return attr;

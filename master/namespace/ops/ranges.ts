@@ -1,4 +1,5 @@
 import type { Epoch, Ino } from "../../../protocol/id.ts";
+import { isDirectory, isRegular } from "../../../protocol/mode.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import { numberFromKey, numberKey } from "../../store/bytes.ts";
 import { rowsAt } from "../../store/history.ts";
@@ -6,7 +7,6 @@ import type { StoreReader } from "../../store/store.ts";
 import { decodeChunk, decodeChunkRef, decodeInode, type Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
 import { dropCapability } from "./acl.ts";
-import { isDirectory, isRegular } from "./common.ts";
 
 /** Ranges of regular files: chunks dropped, and shared with other files. */
 

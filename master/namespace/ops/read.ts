@@ -1,5 +1,6 @@
 import { type Epoch, type Ino, noIno } from "../../../protocol/id.ts";
 import { entriesPerPageMax } from "../../../protocol/limits.ts";
+import { isDirectory, isSymlink } from "../../../protocol/mode.ts";
 import type { Attr, DirEntry } from "../../../protocol/shapes.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import { checkXattrName } from "../../../protocol/xattr-names.ts";
@@ -7,7 +8,7 @@ import { nameKey, numberKey } from "../../store/bytes.ts";
 import { recordAt, rowsAt } from "../../store/history.ts";
 import { keyAfter, type StoreReader } from "../../store/store.ts";
 import { decodeEntry, decodeInode, decodeXattr, type Inode } from "../../store/tables.ts";
-import { attrOf, checkName, isDirectory, type, typeMask } from "./common.ts";
+import { attrOf, checkName } from "./common.ts";
 
 /** Finding a name by its inode looks at entries one by one: in a huge directory it gives up. */
 const namesLookedAtMax = 10_000;
@@ -84,7 +85,7 @@ export class NamespaceReader {
 
   readlink(ino: Ino, at: Epoch | undefined): Buffer {
     const inode = this.inode(ino, at);
-    if ((inode.mode & typeMask) !== type.symlink) {
+    if (!isSymlink(inode)) {
       throw new StatusError("invalid", "not a symbolic link");
     }
     return inode.target;

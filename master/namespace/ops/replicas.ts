@@ -1,10 +1,10 @@
 import { type ChunkHandle, type Ino } from "../../../protocol/id.ts";
+import { isDirectory, isRegular } from "../../../protocol/mode.ts";
 import { numberFromKey, numberKey } from "../../store/bytes.ts";
 import { rowsAt } from "../../store/history.ts";
 import type { StoreReader } from "../../store/store.ts";
 import { type Chunk, decodeChunk, decodeChunkRef, decodeInode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
-import { isDirectory, isRegular } from "./common.ts";
 import { rowsPerStepMax } from "./ranges.ts";
 
 /**
