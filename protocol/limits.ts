@@ -53,7 +53,7 @@ assert(messageBytesMax * 2 <= queuedBytesMax, "a queue holds more than one messa
 
 /** How long a request waits for its answer unless the caller says otherwise. */
 export const deadlineMsDefault = 30_000;
-/** A ping goes out when a connection was silent this long; two without answer end it. */
+/** A ping goes out this often; after three in a row without a sign of life the peer is gone. */
 export const keepAliveMs = 5_000;
 /** A mount's session outlives its connection this long. Renewed by any message. */
 export const sessionLeaseMs = 30_000;
