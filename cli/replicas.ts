@@ -1,4 +1,3 @@
-import cliProgress from "cli-progress";
 import type { Argv, CommandModule } from "yargs";
 import { addressFrom, UserError } from "../common/program.ts";
 import type { Ino } from "../protocol/id.ts";
@@ -7,6 +6,7 @@ import { getReplicas, replicasMax, setReplicas } from "../protocol/methods/names
 import { isDirectory } from "../protocol/mode.ts";
 import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 import { innerPath } from "./paths.ts";
+import { createTally } from "./progress.ts";
 import { NamespaceSession } from "./session.ts";
 
 /**
@@ -34,7 +34,7 @@ async function walkTree(
   path: string,
   visit: (items: Items) => Promise<void>,
 ): Promise<void> {
-  const top = await session.resolve(innerPath(path).inner);
+  const top = await session.resolve(innerPath(path));
   // A directory comes before what is listed in it: what is made meanwhile inherits the new number.
   await visit([{ ino: top.ino, from: 0 }]);
   const directories = isDirectory(top) ? [top.ino] : [];
@@ -68,14 +68,6 @@ async function stepByStep<Reply extends { done: number; from: number }>(
   }
 }
 
-function createBar(what: string): { show: (done: number) => void; stop: () => void } {
-  if (!process.stdout.isTTY) return { show: () => undefined, stop: () => undefined };
-  const format = `${what} {value} files and directories`;
-  const bar = new cliProgress.SingleBar({ format, clearOnComplete: true, gracefulExit: false });
-  bar.start(0, 0);
-  return { show: (done) => bar.update(done), stop: () => bar.stop() };
-}
-
 interface SetResult {
   replicas: number;
   seen: number;
@@ -88,7 +80,7 @@ async function setAll(
   { path, replicas }: { path: string; replicas: number },
 ): Promise<SetResult> {
   const result = { replicas, seen: 0, inodes: 0, chunks: 0 };
-  const bar = createBar("setting");
+  const tally = createTally();
   try {
     await walkTree(session, path, async (items) => {
       await stepByStep(
@@ -100,10 +92,10 @@ async function setAll(
         },
       );
       result.seen += items.length;
-      bar.show(result.seen);
+      tally.show(`setting ${result.seen} files and directories`);
     });
   } finally {
-    bar.stop();
+    tally.end();
   }
   return result;
 }
@@ -159,7 +151,7 @@ async function countAll(
   /** The first that is counted is what was named. */
   let replicas: number | undefined;
   let seen = 0;
-  const bar = createBar("counting");
+  const tally = createTally();
   try {
     await walkTree(session, path, async (items) => {
       await stepByStep(
@@ -171,10 +163,10 @@ async function countAll(
         },
       );
       seen += items.length;
-      bar.show(seen);
+      tally.show(`counting ${seen} files and directories`);
     });
   } finally {
-    bar.stop();
+    tally.end();
   }
   return { replicas, ...counts };
 }
