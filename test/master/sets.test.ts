@@ -16,6 +16,7 @@ import {
 import { StatusError } from "../../protocol/status.ts";
 import { outcome } from "../support/outcome.ts";
 import { newTestStore } from "../support/test-store.ts";
+import { until } from "../support/until.ts";
 
 /** Who may be granted what, when servers come, go, and lie in the past. */
 
@@ -35,6 +36,11 @@ async function scene(test: Test, count = 3): Promise<Scene> {
 }
 
 /** A file whose one chunk has been written everywhere and committed. */
+/** Waits until the master has noticed that a server has gone. */
+async function untilDown(cluster: MasterCluster, { id }: TestServer): Promise<void> {
+  await until("its end is noticed", () => !cluster.master.fleet.isUp(must(id, "id")));
+}
+
 async function writtenFile({ mount, servers }: Scene, contents: string) {
   const { attr } = await mount.create("f");
   const grant = await mount.grant(attr);
@@ -194,7 +200,7 @@ t.test("a server leaves a set only if all others are there", async (t) => {
   const { sets } = cluster.master.chunks;
   const [a, b, c] = servers as [TestServer, TestServer, TestServer];
   c.leave();
-  while (cluster.master.fleet.isUp(must(c.id, "id"))) await new Promise(setImmediate);
+  await untilDown(cluster, c);
   t.equal(await outcome(sets.dropReplica(grant.handle, must(a.id, "id"))), "unavailable");
   t.equal(sets.find(grant.handle)?.version, grant.version, "nothing has changed");
   await c.join(cluster);
@@ -319,7 +325,7 @@ t.test("a server that registers while a snapshot is taken is told the new epoch"
   const before = Number(late.epoch);
   late.losesAnswers = true;
   const taken = mount.mutate(createSnapshot, { dir: rootIno, name: Buffer.from("s") });
-  while (late.connection?.closed !== true) await new Promise(setImmediate);
+  await until("it is cut off", () => late.connection?.closed === true);
   late.losesAnswers = false;
   await late.join(cluster);
   t.ok(Number(late.epoch) > before, "before the snapshot is even recorded");
@@ -344,7 +350,7 @@ t.test("replicas that are all bad are mended from each other, or stay as they ar
   const [a, b] = servers as [TestServer, TestServer];
   const report = { handle, version, reason: "a CRC" };
   b.leave();
-  while (cluster.master.fleet.isUp(must(b.id, "id"))) await new Promise(setImmediate);
+  await untilDown(cluster, b);
   await must(a.connection, "connected").call(fleet.replicaBad, report);
   await b.join(cluster);
   await must(b.connection, "connected").call(fleet.replicaBad, report);
@@ -370,7 +376,7 @@ t.test(
     const { attr, grant } = await writtenFile(all, "x");
     const [only] = servers as [TestServer];
     only.leave();
-    while (cluster.master.fleet.isUp(must(only.id, "id"))) await new Promise(setImmediate);
+    await untilDown(cluster, only);
     t.equal(await outcome(mount.grant(attr)), "unavailable", "it may come back, and have it");
     only.chunks.delete(grant.handle);
     await only.join(cluster);

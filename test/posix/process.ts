@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { waitsIn } from "../support/blocked.ts";
 
 /** A process that makes system calls for a case: syscalls.py, typed. */
 
@@ -175,9 +175,7 @@ export class Process {
 
   /** Whether it waits in the system call of this name now: "fcntl" or "flock". */
   waitsIn(call: "fcntl" | "flock"): boolean {
-    const numbers = { x64: { fcntl: 72, flock: 73 }, arm64: { fcntl: 25, flock: 32 } };
-    const number = numbers[process.arch === "arm64" ? "arm64" : "x64"][call];
-    return readFileSync(`/proc/${this.pid}/syscall`, "utf8").startsWith(`${number} `);
+    return waitsIn(this.pid, call);
   }
 
   /** A call that has no method of its own here. */

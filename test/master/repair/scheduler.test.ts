@@ -7,7 +7,6 @@ import { type ChunkHandle, chunkVersion } from "../../../protocol/id.ts";
 import * as admin from "../../../protocol/methods/admin.ts";
 import type { ReplyOf } from "../../../protocol/method.ts";
 import { StatusError } from "../../../protocol/status.ts";
-import { until } from "../../support/cluster.ts";
 import {
   MasterCluster,
   type TestMount,
@@ -16,6 +15,7 @@ import {
 } from "../../support/master-cluster.ts";
 import { outcome } from "../../support/outcome.ts";
 import { newTestStore } from "../../support/test-store.ts";
+import { until } from "../../support/until.ts";
 
 /** Repair, drain, maintenance and evenness on a master whose chunk servers a test plays. */
 
