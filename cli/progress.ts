@@ -60,7 +60,7 @@ function barProgress(total: number, stream: NodeJS.WriteStream): Progress {
 }
 
 /** How much of something is left while it gets less: a bar on a terminal, else nothing. */
-export interface Countdown {
+interface Countdown {
   show(left: number, step: string): void;
   /** Idempotent: takes the bar away. */
   end(): void;
@@ -81,7 +81,7 @@ export function createCountdown(total: number, stream = process.stdout): Countdo
 }
 
 /** What has been done so far of nobody knows how much: one line on a terminal, else nothing. */
-export interface Tally {
+interface Tally {
   show(text: string): void;
   /** Idempotent: takes the line away. */
   end(): void;

@@ -26,7 +26,7 @@ import type { NamespaceSession } from "./session.ts";
  * the master, so nothing is copied; what has not changed since is not touched.
  */
 
-export interface RestoreCounts {
+interface RestoreCounts {
   /** Entries looked at. */
   seen: number;
   restored: number;

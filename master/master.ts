@@ -30,7 +30,7 @@ const reclaimMs = 300;
 const fleetMs = 1_000;
 const expireMs = 2_000;
 
-export interface MasterOptions {
+interface MasterOptions {
   store: Store;
   clock: Clock;
   log: Log;

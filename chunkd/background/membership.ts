@@ -19,7 +19,7 @@ import type { DataDirectory, Identity } from "../store/directory.ts";
 import type { BadChunk, FailedWrite } from "../store/faults.ts";
 import type { HeldChunk } from "../store/inventory.ts";
 
-export type Usage = Omit<RequestOf<typeof heartbeat>, "removed">;
+type Usage = Omit<RequestOf<typeof heartbeat>, "removed">;
 
 /** What the rest of the server gives and takes. */
 export interface MembershipHooks {
@@ -177,7 +177,7 @@ export class Membership {
   }
 }
 
-export interface MembershipOptions {
+interface MembershipOptions {
   master: Address;
   /** Where mounts and other servers reach this one. */
   advertised: string;

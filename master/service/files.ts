@@ -47,7 +47,7 @@ export type Mutate = <T>(work: (txn: Txn) => T) => Promise<T>;
  * Runs `work`, whose transaction raises the epoch, while no write of any client is under way: what
  * was granted before is out of date afterwards.
  */
-export type Fenced = <T>(work: () => Promise<T>) => Promise<T>;
+type Fenced = <T>(work: () => Promise<T>) => Promise<T>;
 
 /** Attempts of an operation whose preparation on chunk servers was overtaken by another's. */
 const attemptsMax = 8;

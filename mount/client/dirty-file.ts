@@ -32,7 +32,7 @@ export interface Flight extends Extent {
   done: Promise<void>;
 }
 
-export interface Pending {
+interface Pending {
   end: number;
   mtime: bigint;
 }

@@ -13,9 +13,9 @@ export type Bytes = string;
 /** An open file, or a path that is relative to the case's directory. */
 export type Place = number | Bytes;
 /** Names of the system's flags, joined by "|". */
-export type Flags = string;
+type Flags = string;
 /** ns since 1970 in decimal, or what utimensat(2) has instead. */
-export type Time = "UTIME_NOW" | "UTIME_OMIT" | bigint;
+type Time = "UTIME_NOW" | "UTIME_OMIT" | bigint;
 
 /** The bytes of a text in UTF-8. */
 export const utf8 = (text: string): Bytes => Buffer.from(text, "utf8").toString("latin1");
@@ -45,14 +45,14 @@ export interface Stat extends Omit<RawStat, "atime" | "mtime" | "ctime"> {
   ctime: bigint;
 }
 
-export interface RecordLock {
+interface RecordLock {
   kind: "F_RDLCK" | "F_WRLCK" | "F_UNLCK";
   start: number;
   length: number;
   pid: number;
 }
 
-export interface Statvfs {
+interface Statvfs {
   bsize: number;
   frsize: number;
   blocks: number;
@@ -63,14 +63,14 @@ export interface Statvfs {
   namemax: number;
 }
 
-export interface Ran {
+interface Ran {
   code: number;
   out: Bytes;
   err: Bytes;
 }
 
 /** What a call came to in a child process: for those that may kill it. */
-export type Forked = { value: unknown } | { errno: string } | { signal: string };
+type Forked = { value: unknown } | { errno: string } | { signal: string };
 
 /** [name, inode, type, offset] */
 export type Dirent = [Bytes, number, number, string];

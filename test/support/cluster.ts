@@ -33,13 +33,13 @@ import { until } from "./until.ts";
 export type Status = ReplyOf<typeof status>;
 
 /** What a cluster needs of tap's test object. */
-export interface Test {
+interface Test {
   teardown(work: () => Promise<void>): unknown;
   comment(text: string): unknown;
   passing(): boolean;
 }
 
-export interface ClusterOptions {
+interface ClusterOptions {
   servers?: number;
   /** MiB per chunk. Small ones make many chunks of little data. */
   chunkMiB?: number;
@@ -50,7 +50,7 @@ export interface ClusterOptions {
 /** Below the range that the kernel takes ports of outgoing connections from. */
 const ports = { first: 20_000, count: 12_000 };
 
-export interface Mount {
+interface Mount {
   readonly directory: string;
   readonly program: Program;
 }
@@ -261,7 +261,7 @@ export class Cluster {
   }
 }
 
-export function isMounted(directory: string): boolean {
+function isMounted(directory: string): boolean {
   const mounts = listMounts(readFileSync("/proc/self/mountinfo", "utf8"));
   return mounts.some(({ mountpoint }) => mountpoint === directory);
 }

@@ -6,9 +6,9 @@ import { chmodAcl, dropCapability } from "./acl.ts";
 import { withoutPrivileges } from "./common.ts";
 
 /** "now" is the time of the commit, by the master's clock: all mounts' times compare. */
-export type NewTime = bigint | "now";
+type NewTime = bigint | "now";
 
-export interface AttrChanges {
+interface AttrChanges {
   mode?: number | undefined;
   uid?: number | undefined;
   gid?: number | undefined;

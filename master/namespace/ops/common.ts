@@ -81,7 +81,7 @@ export function touchDirectory(txn: Txn, ino: Ino, inode: Inode, nlinkChange = 0
   txn.putInode(ino, { ...inode, nlink, mtime: txn.nowNs, ctime: txn.nowNs });
 }
 
-export interface NewInode {
+interface NewInode {
   mode: number;
   /** The maker's; absent: exactly `mode`, whatever default ACL the parent has. */
   umask?: number | undefined;

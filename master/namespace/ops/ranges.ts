@@ -78,7 +78,7 @@ function endOfWhole(size: number, end: number, chunkBytes: number): number {
 }
 
 /** A range of one file that another one is to have as well, by bytes. */
-export interface SharedRange {
+interface SharedRange {
   source: Ino;
   /** The source as it was in that epoch, a snapshot's; as it is, without. */
   at: Epoch | undefined;
@@ -92,7 +92,7 @@ export interface SharedRange {
  * How much of a range can be shared, in bytes: whole chunks, at most `rowsPerStepMax`; and the last
  * one of the source, which is not full, if the target ends there too. 0 if it has to be copied.
  */
-export function shareable(
+function shareable(
   range: Pick<SharedRange, "offset" | "targetOffset" | "length">,
   sizes: { source: number; target: number },
   chunkBytes: number,

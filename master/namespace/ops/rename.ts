@@ -14,7 +14,7 @@ import {
 } from "./common.ts";
 import { checkRemovable } from "./link.ts";
 
-export interface Rename {
+interface Rename {
   parent: Ino;
   name: Buffer;
   newParent: Ino;
@@ -27,7 +27,7 @@ export interface Rename {
 }
 
 /** The inodes now and formerly at the new name. */
-export interface Renamed {
+interface Renamed {
   moved: Ino;
   replaced?: Ino;
 }

@@ -10,7 +10,7 @@ import { storeAcl, storeXattr } from "./acl.ts";
 
 const permissionClasses = 0o777;
 
-export interface SetXattr {
+interface SetXattr {
   ino: Ino;
   name: Buffer;
   value: Buffer;

@@ -43,7 +43,7 @@ export function attrOf(ino: number, size: number): Attr {
   };
 }
 
-export type Commit = RequestOf<typeof commit>;
+type Commit = RequestOf<typeof commit>;
 export const failure = (): StatusError => new StatusError("io-error", "a disk broke");
 
 /** The status with which `work` failed, or "done". */
@@ -56,7 +56,7 @@ interface Taken {
   fresh: boolean;
 }
 
-export interface Sent {
+interface Sent {
   ino: number;
   offset: number;
   length: number;
