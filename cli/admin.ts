@@ -5,7 +5,7 @@ import { systemClock } from "../common/os/clock.ts";
 import { UserError } from "../common/program.ts";
 import { type Connection, Handlers } from "../protocol/connection.ts";
 import { dial, websocketConnect } from "../protocol/dial.ts";
-import { StatusError } from "../protocol/status.ts";
+import { StatusError, statusRetry } from "../protocol/status.ts";
 
 /** Connects to the master as an operator; rejects with a `StatusError`. */
 export async function dialMaster(
@@ -28,21 +28,31 @@ export async function withMaster<T>(
   address: Address,
   work: (connection: Connection, cluster: string) => Promise<T>,
 ): Promise<T> {
+  const where = formatAddress(address);
+  const { connection, cluster } = await dialMaster(address).catch((error: unknown) => {
+    if (!isPassing(error)) throw told(error);
+    const next = "start it with gfs up, or name it with --master or GFS_MASTER";
+    throw told(error, `no master answers at ${where}: `, `: ${next}`);
+  });
   try {
-    const { connection, cluster } = await dialMaster(address);
-    try {
-      return await work(connection, cluster);
-    } finally {
-      connection.close("done");
-    }
+    return await work(connection, cluster);
   } catch (error) {
-    if (!(error instanceof StatusError)) throw error;
-    const where = formatAddress(address);
-    if (error.status === "unavailable" || error.status === "disconnected") {
-      throw new UserError(`no master answers at ${where}: ${error.message}`, { cause: error });
-    }
-    throw new UserError(error.message, { cause: error });
+    if (!isPassing(error) || !["deadline", "disconnected"].includes(error.status))
+      throw told(error);
+    throw told(error, `the master at ${where} does not answer any more: `, ": see its log");
+  } finally {
+    connection.close("done");
   }
+}
+
+function told(error: unknown, before = "", after = ""): unknown {
+  if (!(error instanceof StatusError)) return error;
+  return new UserError(`${before}${error.message}${after}`, { cause: error });
+}
+
+/** True if the same may succeed later: the master is away, or has too much to do. */
+export function isPassing(error: unknown): error is StatusError {
+  return error instanceof StatusError && statusRetry(error.status) === "later";
 }
 
 export interface MasterOption {

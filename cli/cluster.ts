@@ -175,7 +175,7 @@ function removeIfPresent(file: string): void {
   }
 }
 
-export function errnoOf(error: unknown): string | undefined {
+function errnoOf(error: unknown): string | undefined {
   return error instanceof Error && "code" in error ? String(error.code) : undefined;
 }
 

@@ -5,7 +5,7 @@ import { systemClock } from "../common/os/clock.ts";
 import { addressFrom, UserError } from "../common/program.ts";
 import { drain, drainProgress, undrain } from "../protocol/methods/admin.ts";
 import type { ReplyOf } from "../protocol/method.ts";
-import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
+import { isPassing, type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 import { createCountdown } from "./progress.ts";
 
 /** `gfs drain`: empties a chunk server. Exit code 2 when it cannot be emptied as things are. */
@@ -126,7 +126,8 @@ async function progress(address: Address, server: string): Promise<DrainState> {
     try {
       return await withMaster(address, (connection) => connection.call(drainProgress, { server }));
     } catch (error) {
-      if (!(error instanceof UserError) || systemClock.nowMs() > endMs) throw error;
+      const passing = error instanceof UserError && isPassing(error.cause);
+      if (!passing || systemClock.nowMs() > endMs) throw error;
       await sleep(systemClock, pollMs);
     }
   }

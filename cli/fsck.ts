@@ -1,25 +1,25 @@
 import type { CommandModule } from "yargs";
-import { masterAddressDefault } from "../common/address.ts";
 import { blockBytes } from "../common/crc32c.ts";
-import { addressFrom, UserError } from "../common/program.ts";
+import { addressFrom, usageError, UserError } from "../common/program.ts";
 import type { Connection } from "../protocol/connection.ts";
 import { type ChunkHandle, chunkHandle } from "../protocol/id.ts";
 import { fsckHandlesMax } from "../protocol/limits.ts";
 import type { ReplyOf } from "../protocol/method.ts";
 import { fsckChunks, fsckFiles } from "../protocol/methods/admin.ts";
-import { withMaster } from "./admin.ts";
+import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 
 /**
  * `gfs fsck`: what is wrong with chunks, and with which bytes of which files. Exit code 0: nothing;
  * 1: what repair mends (copies are missing, or bad blocks are good elsewhere); 2: data is lost;
- * 3: it could not be found out.
+ * 3: it could not be found out, also because of a wrong command line.
  */
+
+const notFoundOut = 3;
 
 /** Problems that are listed: of a whole disk that is gone there may be millions. */
 const problemsMax = 10_000;
 
-interface FsckOptions {
-  master: string;
+interface FsckOptions extends MasterOption {
   json: boolean;
 }
 
@@ -44,12 +44,9 @@ export const fsckCommand: CommandModule<object, FsckOptions> = {
   command: "fsck",
   describe: "list chunks that are lost or corrupt, and the files that they belong to",
   builder: (yargs) =>
-    yargs
-      .option("master", {
-        type: "string",
-        default: process.env["GFS_MASTER"] ?? masterAddressDefault,
-        requiresArg: true,
-        describe: "HOST:PORT of the master",
+    withMasterOption(yargs)
+      .fail((message: string | null, error: Error | undefined) => {
+        throw usageError("gfs fsck", message, error, notFoundOut);
       })
       .option("json", { type: "boolean", default: false, describe: "print JSON" }),
   handler: async ({ master, json }) => {
@@ -59,8 +56,7 @@ export const fsckCommand: CommandModule<object, FsckOptions> = {
       process.exitCode = exitCodeOf(report);
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
-      process.stderr.write(`gfs: ${error.message}\n`);
-      process.exitCode = 3;
+      throw new UserError(error.message, { cause: error, exitCode: notFoundOut });
     }
   },
 };

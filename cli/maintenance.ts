@@ -9,7 +9,7 @@ import { type ServerOption, tell, withServerOption } from "./drain.ts";
 const unitMs: Record<string, number> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 /** `90s`, `30m`, `2h`, `1d` in milliseconds. */
-export function durationMs(text: string): number {
+function durationMs(text: string): number {
   const match = /^(\d{1,9})([smhd])$/.exec(text);
   const ms = Number(match?.[1]) * (unitMs[match?.[2] ?? ""] ?? 0);
   if (!(ms > 0)) throw new UserError(`--for: '${text}' is no time such as 90s, 30m, 2h or 1d`);

@@ -6,7 +6,7 @@ import { readFileSync, readdirSync, readlinkSync } from "node:fs";
  * servers are away would hold it. Questions to a mount are asked by a child with a time limit.
  */
 
-export interface MountEntry {
+interface MountEntry {
   mountpoint: string;
   type: string;
   source: string;
@@ -37,7 +37,7 @@ export function mountAt(mountpoint: string): MountEntry | undefined {
   return listMounts().findLast((entry) => entry.mountpoint === mountpoint);
 }
 
-export type Answer = { state: "answers" } | { state: "dead" | "hung" | "fails"; why: string };
+type Answer = { state: "answers" } | { state: "dead" | "hung" | "fails"; why: string };
 
 /**
  * Asks the filesystem at `path` how full it is, in a child that is given up after `limitMs`. Not
@@ -108,7 +108,7 @@ export async function unmount(
   return { busy: /busy/i.test(why), hung: false, why };
 }
 
-export interface Holder {
+interface Holder {
   pid: number;
   command: string;
   /** What it holds there: its working directory, an open file, … */

@@ -19,9 +19,12 @@ function lineProgress(stream: NodeJS.WriteStream): Progress {
   return { step: () => undefined, done: line, end: () => undefined };
 }
 
-function newBar(stream: NodeJS.WriteStream): cliProgress.SingleBar {
+function newBar(
+  stream: NodeJS.WriteStream,
+  format = "{bar} {value}/{total}  {step}",
+): cliProgress.SingleBar {
   return new cliProgress.SingleBar({
-    format: "{bar} {value}/{total}  {step}",
+    format,
     barsize: 20,
     barCompleteChar: "█",
     barIncompleteChar: "░",
@@ -57,7 +60,7 @@ function barProgress(total: number, stream: NodeJS.WriteStream): Progress {
 }
 
 /** How much of something is left while it gets less: a bar on a terminal, else nothing. */
-export interface Countdown {
+interface Countdown {
   show(left: number, step: string): void;
   /** Idempotent: takes the bar away. */
   end(): void;
@@ -75,4 +78,18 @@ export function createCountdown(total: number, stream = process.stdout): Countdo
     },
     end: () => bar.stop(),
   };
+}
+
+/** What has been done so far of nobody knows how much: one line on a terminal, else nothing. */
+interface Tally {
+  show(text: string): void;
+  /** Idempotent: takes the line away. */
+  end(): void;
+}
+
+export function createTally(stream = process.stdout): Tally {
+  if (!stream.isTTY) return { show: () => undefined, end: () => undefined };
+  const bar = newBar(stream, "{step}");
+  bar.start(0, 0, { step: "" });
+  return { show: (step) => bar.update({ step }), end: () => bar.stop() };
 }

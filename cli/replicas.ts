@@ -1,11 +1,12 @@
-import cliProgress from "cli-progress";
 import type { Argv, CommandModule } from "yargs";
 import { addressFrom, UserError } from "../common/program.ts";
 import type { Ino } from "../protocol/id.ts";
 import type { ReplyOf } from "../protocol/method.ts";
 import { getReplicas, replicasMax, setReplicas } from "../protocol/methods/namespace.ts";
+import { isDirectory } from "../protocol/mode.ts";
 import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 import { innerPath } from "./paths.ts";
+import { createTally } from "./progress.ts";
 import { NamespaceSession } from "./session.ts";
 
 /**
@@ -13,9 +14,6 @@ import { NamespaceSession } from "./session.ts";
  * asked in steps, so a tree of any size holds nobody up; if it is broken off, running it again goes
  * on where it was.
  */
-
-const typeMask = 0o170000;
-const typeDirectory = 0o040000;
 
 interface PathOptions extends MasterOption {
   path: string;
@@ -36,15 +34,15 @@ async function walkTree(
   path: string,
   visit: (items: Items) => Promise<void>,
 ): Promise<void> {
-  const top = await session.resolve(innerPath(path).inner);
+  const top = await session.resolve(innerPath(path));
   // A directory comes before what is listed in it: what is made meanwhile inherits the new number.
   await visit([{ ino: top.ino, from: 0 }]);
-  const directories = isDirectory(top.mode) ? [top.ino] : [];
+  const directories = isDirectory(top) ? [top.ino] : [];
   for (let next = directories.pop(); next !== undefined; next = directories.pop()) {
     let page: Items = [];
     for await (const { attr } of session.entries(next, undefined)) {
       page.push({ ino: attr.ino, from: 0 });
-      if (isDirectory(attr.mode)) directories.push(attr.ino);
+      if (isDirectory(attr)) directories.push(attr.ino);
       if (page.length < itemsPerStep) continue;
       await visit(page);
       page = [];
@@ -55,8 +53,6 @@ async function walkTree(
 
 /** Items in one question: few enough that the bar moves. */
 const itemsPerStep = 500;
-
-const isDirectory = (mode: number): boolean => (mode & typeMask) === typeDirectory;
 
 /** Repeats a step until all items are done. */
 async function stepByStep<Reply extends { done: number; from: number }>(
@@ -72,14 +68,6 @@ async function stepByStep<Reply extends { done: number; from: number }>(
   }
 }
 
-function createBar(what: string): { show: (done: number) => void; stop: () => void } {
-  if (!process.stdout.isTTY) return { show: () => undefined, stop: () => undefined };
-  const format = `${what} {value} files and directories`;
-  const bar = new cliProgress.SingleBar({ format, clearOnComplete: true, gracefulExit: false });
-  bar.start(0, 0);
-  return { show: (done) => bar.update(done), stop: () => bar.stop() };
-}
-
 interface SetResult {
   replicas: number;
   seen: number;
@@ -92,7 +80,7 @@ async function setAll(
   { path, replicas }: { path: string; replicas: number },
 ): Promise<SetResult> {
   const result = { replicas, seen: 0, inodes: 0, chunks: 0 };
-  const bar = createBar("setting");
+  const tally = createTally();
   try {
     await walkTree(session, path, async (items) => {
       await stepByStep(
@@ -104,10 +92,10 @@ async function setAll(
         },
       );
       result.seen += items.length;
-      bar.show(result.seen);
+      tally.show(`setting ${result.seen} files and directories`);
     });
   } finally {
-    bar.stop();
+    tally.end();
   }
   return result;
 }
@@ -163,7 +151,7 @@ async function countAll(
   /** The first that is counted is what was named. */
   let replicas: number | undefined;
   let seen = 0;
-  const bar = createBar("counting");
+  const tally = createTally();
   try {
     await walkTree(session, path, async (items) => {
       await stepByStep(
@@ -175,10 +163,10 @@ async function countAll(
         },
       );
       seen += items.length;
-      bar.show(seen);
+      tally.show(`counting ${seen} files and directories`);
     });
   } finally {
-    bar.stop();
+    tally.end();
   }
   return { replicas, ...counts };
 }

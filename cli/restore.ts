@@ -17,6 +17,7 @@ import {
   symlink,
   unlink,
 } from "../protocol/methods/namespace.ts";
+import { fileType, isDirectory, permissionMask, typeMask } from "../protocol/mode.ts";
 import type { Attr } from "../protocol/shapes.ts";
 import type { NamespaceSession } from "./session.ts";
 
@@ -25,11 +26,7 @@ import type { NamespaceSession } from "./session.ts";
  * the master, so nothing is copied; what has not changed since is not touched.
  */
 
-const typeMask = 0o170000;
-const kind = { directory: 0o040000, regular: 0o100000, symlink: 0o120000 } as const;
-const permissions = 0o7777;
-
-export interface RestoreCounts {
+interface RestoreCounts {
   /** Entries looked at. */
   seen: number;
   restored: number;
@@ -71,8 +68,7 @@ export class Restore {
   async #entry(parent: Ino, name: Buffer, was: Attr, is: Attr | undefined): Promise<void> {
     this.counts.seen += 1;
     this.#onProgress(this.counts);
-    const isDirectory = (was.mode & typeMask) === kind.directory;
-    if (is && (is.mode & typeMask) === kind.directory && isDirectory) {
+    if (is && isDirectory(is) && isDirectory(was)) {
       return this.directory(was, is.ino);
     }
     if (is && isSame(was, is)) {
@@ -86,19 +82,19 @@ export class Restore {
 
   async #make(parent: Ino, name: Buffer, was: Attr): Promise<void> {
     const owner = { uid: was.uid, gid: was.gid };
-    const mode = was.mode & permissions;
+    const mode = was.mode & permissionMask;
     switch (was.mode & typeMask) {
-      case kind.directory: {
+      case fileType.directory: {
         const { attr } = await this.#session.mutate(mkdir, { parent, name, mode, ...owner });
         return this.directory(was, attr.ino);
       }
-      case kind.symlink: {
+      case fileType.symlink: {
         const request = { ino: was.ino, at: this.#at };
         const { target } = await this.#session.read(readlink, request);
         const { attr } = await this.#session.mutate(symlink, { parent, name, target, ...owner });
         return this.#times(was, attr.ino);
       }
-      case kind.regular:
+      case fileType.regular:
         return this.#file(parent, name, was);
       default: {
         const request = { parent, name, mode: was.mode, rdev: was.rdev, ...owner };
@@ -117,7 +113,7 @@ export class Restore {
     const made = await this.#session.mutate(create, {
       parent,
       name,
-      mode: was.mode & permissions,
+      mode: was.mode & permissionMask,
       uid: was.uid,
       gid: was.gid,
       exclusive: true,
@@ -145,7 +141,7 @@ export class Restore {
   async #attributes(was: Attr, ino: Ino): Promise<void> {
     await this.#xattrs(was.ino, ino);
     const { uid, gid, atime, mtime } = was;
-    const mode = was.mode & permissions;
+    const mode = was.mode & permissionMask;
     await this.#session.mutate(setattr, { ino, uid, gid, mode, atime, mtime });
   }
 
@@ -169,7 +165,7 @@ export class Restore {
 
   async #remove(parent: Ino, name: Buffer, attr: Attr): Promise<void> {
     this.counts.removed += 1;
-    if ((attr.mode & typeMask) !== kind.directory) {
+    if (!isDirectory(attr)) {
       await this.#session.mutate(unlink, { parent, name });
       return;
     }

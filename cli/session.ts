@@ -5,8 +5,8 @@ import type { Method, Sequence } from "../protocol/method.ts";
 import { getattr, readdir, walk } from "../protocol/methods/namespace.ts";
 import { closeSession, openSession } from "../protocol/methods/session.ts";
 import type { Attr, DirEntry } from "../protocol/shapes.ts";
-import { StatusError } from "../protocol/status.ts";
 import { UserError } from "../common/program.ts";
+import type { InnerPath } from "./paths.ts";
 
 /** Longer than any snapshot's fence or a busy master takes. */
 const deadlineMs = 120_000;
@@ -58,13 +58,15 @@ export class NamespaceSession {
     return this.#connection.call(method, request as unknown as Request, { deadlineMs });
   }
 
-  /** The inode of a path from the root, or a `UserError` that says which part does not exist. */
-  async resolve(path: string): Promise<Attr> {
-    const found = await this.find(path);
-    if (!found) throw new UserError(`${path}: no such file or directory in the filesystem`);
-    return found;
+  /** The inode of a path, or a `UserError` in the user's own words. */
+  async resolve({ given, inner, mountpoint }: InnerPath): Promise<Attr> {
+    const found = await this.find(inner);
+    if (found) return found;
+    const unmounted = mountpoint === undefined ? " (no gfs mount holds it)" : "";
+    throw new UserError(`${given}: no such file or directory in the filesystem${unmounted}`);
   }
 
+  /** The inode of a path from the root of the filesystem. */
   async find(path: string): Promise<Attr | undefined> {
     const names = path.split("/").filter((name) => name !== "" && name !== ".");
     if (names.length === 0) return this.attr(rootIno, undefined);
@@ -92,9 +94,4 @@ export class NamespaceSession {
       more = page.more && after !== undefined;
     }
   }
-}
-
-/** True for the failure of an operation because there is no such thing. */
-export function isMissing(error: unknown): boolean {
-  return error instanceof StatusError && error.status === "not-found";
 }

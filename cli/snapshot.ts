@@ -1,4 +1,3 @@
-import cliProgress from "cli-progress";
 import { basename, dirname } from "node:path";
 import type { CommandModule } from "yargs";
 import { addressFrom, UserError } from "../common/program.ts";
@@ -9,10 +8,12 @@ import {
   pathOf,
 } from "../protocol/methods/admin.ts";
 import { mkdir } from "../protocol/methods/namespace.ts";
+import { isDirectory } from "../protocol/mode.ts";
 import type { Attr, Snapshot } from "../protocol/shapes.ts";
 import { type MasterOption, withMaster, withMasterOption } from "./admin.ts";
 import { type InnerPath, innerPath } from "./paths.ts";
-import { Restore, type RestoreCounts } from "./restore.ts";
+import { createTally } from "./progress.ts";
+import { Restore } from "./restore.ts";
 import { NamespaceSession } from "./session.ts";
 
 /** `gfs snapshot create|list|delete|restore`. */
@@ -26,12 +27,9 @@ function withSession<T>(
   );
 }
 
-const typeMask = 0o170000;
-const typeDirectory = 0o040000;
-
 async function directory(session: NamespaceSession, path: InnerPath): Promise<Attr> {
-  const attr = await session.resolve(path.inner);
-  if ((attr.mode & typeMask) !== typeDirectory) {
+  const attr = await session.resolve(path);
+  if (!isDirectory(attr)) {
     throw new UserError(`${path.given}: not a directory`);
   }
   return attr;
@@ -139,17 +137,22 @@ async function restore(session: NamespaceSession, options: RestoreOptions): Prom
   const { ino: dir } = await directory(session, innerPath(options.dir));
   const { snapshots } = await session.read(listSnapshots, { dir, inherited: true });
   const snapshot = snapshots.find(({ name }) => name.toString() === options.name);
-  if (!snapshot) throw new UserError(`${options.dir}: no snapshot is called ${options.name}`);
+  if (!snapshot) {
+    const known = `gfs snapshot list ${options.dir} names those that there are`;
+    throw new UserError(`${options.dir}: no snapshot is called '${options.name}': ${known}`);
+  }
   const target =
     options.target === undefined
       ? await keepPresent(session, dir)
       : await newDirectory(session, innerPath(options.target));
-  const bar = createBar();
-  const work = new Restore(session, snapshot.epoch, bar.show);
+  const tally = createTally();
+  const work = new Restore(session, snapshot.epoch, ({ seen, restored }) =>
+    tally.show(`restoring: ${seen} entries, ${restored} restored`),
+  );
   try {
     await work.directory(await session.attr(dir, snapshot.epoch), target);
   } finally {
-    bar.stop();
+    tally.end();
   }
   const { seen, restored, removed } = work.counts;
   process.stdout.write(`${seen} entries, ${restored} restored, ${removed} removed\n`);
@@ -163,7 +166,8 @@ async function keepPresent(session: NamespaceSession, dir: Attr["ino"]): Promise
 
 async function newDirectory(session: NamespaceSession, path: InnerPath): Promise<Attr["ino"]> {
   if (await session.find(path.inner)) throw new UserError(`${path.given}: exists already`);
-  const parent = await directory(session, { ...path, inner: dirname(path.inner) });
+  const above = { ...path, given: dirname(path.given), inner: dirname(path.inner) };
+  const parent = await directory(session, above);
   const { attr } = await session.mutate(mkdir, {
     parent: parent.ino,
     name: Buffer.from(basename(path.inner)),
@@ -172,20 +176,6 @@ async function newDirectory(session: NamespaceSession, path: InnerPath): Promise
     gid: process.getgid?.() ?? 0,
   });
   return attr.ino;
-}
-
-function createBar(): { show: (counts: RestoreCounts) => void; stop: () => void } {
-  if (!process.stdout.isTTY) return { show: () => undefined, stop: () => undefined };
-  const bar = new cliProgress.SingleBar({
-    format: "restoring {spin} {value} entries, {restored} restored",
-    clearOnComplete: true,
-    gracefulExit: false,
-  });
-  bar.start(0, 0, { restored: 0, spin: "" });
-  return {
-    show: ({ seen, restored }) => bar.update(seen, { restored }),
-    stop: () => bar.stop(),
-  };
 }
 
 export const snapshotCommand: CommandModule = {

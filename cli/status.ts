@@ -35,14 +35,15 @@ export const statusCommand: CommandModule<object, StatusOptions> = {
 
 function asText(reply: ReplyOf<typeof status>): string {
   const { master, chunks, repair, servers, mounts, snapshots } = reply;
+  const more = reply.snapshotCount - snapshots.length;
   const rows = servers.map((server) => [
     String(server.id),
     server.address,
     server.rack,
     stateText(server),
     String(server.chunks),
-    gigabytes(server.usedBytes),
-    gigabytes(server.freeBytes),
+    bytesText(server.usedBytes),
+    bytesText(server.freeBytes),
     server.diskTrouble ?? "",
   ]);
   return [
@@ -60,6 +61,7 @@ function asText(reply: ReplyOf<typeof status>): string {
         `mount ${mountpoint} of ${name}${connected ? "" : ", not connected"}`,
     ),
     ...snapshots.map(({ path, name, createdAt }) => `snapshot ${path} ${name} of ${createdAt}`),
+    ...(more > 0 ? [`and ${more} older snapshots: see gfs snapshot list`] : []),
     "",
   ].join("\n");
 }
@@ -96,13 +98,22 @@ function scrubLines(servers: ReplyOf<typeof status>["servers"]): string[] {
         ? "none finished yet"
         : `last finished ${new Date(finishedAt * 1_000).toISOString()}`;
     return [
-      `scrub of server ${id}: round ${round}, ${share} % of ${gigabytes(totalBytes)}, ${last}, ` +
+      `scrub of server ${id}: round ${round}, ${share} % of ${bytesText(totalBytes)}, ${last}, ` +
         `bad blocks ${badBlocks}`,
     ];
   });
 }
 
-const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
+/** In the unit that leaves a number one can read: `0 B`, `131.1 kB`, `82.9 GB`. */
+export function bytesText(bytes: number): string {
+  let shown = bytes;
+  let unit = 0;
+  // What would be rounded up to 1000.0 is one of the next unit.
+  for (; shown >= 999.95 && unit < byteUnits.length - 1; unit += 1) shown /= 1_000;
+  return `${unit === 0 ? shown : shown.toFixed(1)} ${byteUnits[unit]}`;
+}
+
+const byteUnits = ["B", "kB", "MB", "GB", "TB", "PB"];
 
 function table(rows: readonly string[][]): string[] {
   const widths = (rows[0] ?? []).map((_, column) =>

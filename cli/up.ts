@@ -5,7 +5,7 @@ import { type Address, formatAddress } from "../common/address.ts";
 import { sleep } from "../common/clock.ts";
 import { systemClock } from "../common/os/clock.ts";
 import { UserError } from "../common/program.ts";
-import { status } from "../protocol/methods/admin.ts";
+import { listServers } from "../protocol/methods/admin.ts";
 import { StatusError } from "../protocol/status.ts";
 import { dialMaster } from "./admin.ts";
 import {
@@ -248,7 +248,7 @@ async function addressesUp({ address }: Run): Promise<string[]> {
   try {
     const { connection } = await dialMaster(address);
     try {
-      const { servers } = await connection.call(status, {});
+      const { servers } = await connection.call(listServers, {});
       return servers.filter(({ state }) => state === "up").map((server) => server.address);
     } finally {
       connection.close("only looking");

@@ -1,21 +1,31 @@
 /** What every program's main shares: usage errors in one line, exit codes, signals. */
 
 import { type Address, parseAddress } from "./address.ts";
-import { AssertionError } from "./assert.ts";
 
-/** Something the user can mend: printed as one line, exit code 1. */
+/** Something the user can mend: printed as one line; exit code 1 unless the command has another. */
 export class UserError extends Error {
   override readonly name = "UserError";
+  readonly exitCode: number;
+
+  constructor(message: string, options: { cause?: unknown; exitCode?: number } = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.exitCode = options.exitCode ?? 1;
+  }
 }
 
 /**
  * What yargs has to say of a wrong command line, as one line that ends with the way to more. What
  * is no matter of the command line is thrown as it is.
  */
-export function usageError(program: string, message: string | null, error?: Error): Error {
+export function usageError(
+  program: string,
+  message: string | null,
+  error?: Error,
+  exitCode = 1,
+): Error {
   if (error && error.name !== "YError") return error;
   const why = (message ?? error?.message ?? "wrong usage").trim().replaceAll(/\s*\n\s*/g, " ");
-  return new UserError(`${why} (see ${program} --help)`);
+  return new UserError(`${why} (see ${program} --help)`, { exitCode });
 }
 
 /** Parses HOST:PORT from a flag or the environment; a `UserError` names where it came from. */
@@ -25,16 +35,19 @@ export function addressFrom(text: string, from: string): Address {
   return address;
 }
 
-/** Runs a program's `main`; ends the process with 0, 1 (user error) or 70 (a bug, EX_SOFTWARE). */
+/**
+ * Runs a program's `main`; ends the process with 0, 1 (user error) or 70 (a bug, EX_SOFTWARE):
+ * whatever is thrown that is not for the user.
+ */
 export async function runMain(program: string, main: () => Promise<void>): Promise<void> {
   const fail = (error: unknown): never => {
     if (error instanceof UserError) {
       process.stderr.write(`${program}: ${error.message}\n`);
-      process.exit(1);
+      process.exit(error.exitCode);
     }
     const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
     process.stderr.write(`${program}: internal error: ${text}\n`);
-    process.exit(error instanceof AssertionError ? 70 : 1);
+    process.exit(70);
   };
   // A full disk that has the log is no reason to end, whatever wants to say something there.
   process.stderr.on("error", () => undefined);

@@ -18,7 +18,7 @@ const graceSMax = 86_400;
 const copiesPerServerMax = 64;
 
 /** What the command line says, checked. */
-export interface Arguments {
+interface Arguments {
   address: Address;
   data: string;
   /** Verify the metadata and end. */

@@ -9,14 +9,14 @@ import { encodeInode } from "./store/tables.ts";
 const formatVersion = 2;
 const formatKey = Buffer.from("format");
 
-export interface Format {
+interface Format {
   /** Random, made once: every program and disk of the cluster has it. */
   cluster: string;
   chunkBytes: number;
 }
 
 /** What a new filesystem is made with. */
-export interface NewFilesystem {
+interface NewFilesystem {
   cluster: string;
   chunkBytes: number;
   replicas: number;

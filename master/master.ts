@@ -30,7 +30,7 @@ const reclaimMs = 300;
 const fleetMs = 1_000;
 const expireMs = 2_000;
 
-export interface MasterOptions {
+interface MasterOptions {
   store: Store;
   clock: Clock;
   log: Log;
@@ -123,7 +123,7 @@ export class Master {
     const { census } = repair;
     const modes = (this.modes = new ServerModes({ fleet, committer, census, clock, log }));
     const { snapshots } = committer;
-    const fsck = new Fsck({ store, chunks, fleet, reader, snapshots, chunkBytes });
+    const fsck = new Fsck({ store, chunks, fleet, reader, snapshots, chunkBytes, log });
     this.fsck = fsck;
     const address = (): string => this.address;
     const { version } = options;
@@ -140,9 +140,12 @@ export class Master {
     };
     this.committer.onCommit = (touched, origin) => this.sessions.invalidateOthers(touched, origin);
     this.sessions.onEnd = (session) => this.locks.end(session);
-    const { repair } = this;
+    const { repair, fsck } = this;
     this.committer.onChunks = (handles) => {
-      for (const handle of handles) repair.census.note(handle);
+      for (const handle of handles) {
+        repair.census.note(handle);
+        fsck.review(handle);
+      }
     };
     this.chunks.sets.locations.onChange = (handle) => repair.census.note(handle);
     this.chunks.onAwaited = (handle) => repair.hurry(handle);

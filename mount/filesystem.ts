@@ -43,7 +43,7 @@ const closeMsMax = 30_000;
 /** What is under way then ends by itself as soon as it looks. */
 const stopMsMax = 5_000;
 
-export interface ConnectOptions {
+interface ConnectOptions {
   master: Address;
   /** Soft mounts give up on an operation after `timeoutMs`; hard ones wait. */
   soft: boolean;

@@ -91,7 +91,7 @@ async function serve(settings: Settings): Promise<void> {
   process.chdir("/"); // Else the driver would keep the filesystem busy that it was started from.
   const clock = systemClock;
   const standardError = takeStandardError();
-  const level = process.env["GFS_LOG_LEVEL"] ?? "info";
+  const level = process.env["GFS_LOG"] ?? "info";
   const log = createLog("gfs-mount", level, standardError.descriptor);
   const { mount } = settings;
   const { mountpoint } = mount;

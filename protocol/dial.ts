@@ -24,7 +24,7 @@ export function websocketConnect(clock: Clock): Connect {
   return (address) => connect({ address, clock, timeoutMs: connectMs });
 }
 
-export interface DialOptions {
+interface DialOptions {
   address: Address;
   connect: Connect;
   role: Role;
@@ -115,7 +115,7 @@ export function accept(
 }
 
 /** As for `dial`; the cluster may become known later than the pool is made. */
-export type PoolOptions = Omit<DialOptions, "address" | "cluster"> & {
+type PoolOptions = Omit<DialOptions, "address" | "cluster"> & {
   cluster: string | (() => string);
 };
 

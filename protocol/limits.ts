@@ -34,8 +34,12 @@ export const entriesPerPageMax = 1024;
 export const accessesMax = 4096;
 /** Chunks in one locate answer, handles in one page of a chunk server's inventory. */
 export const chunksPerPageMax = 4096;
-/** Chunks asked about in one step of `gfs fsck`: their files' paths have to fit in a message. */
-export const fsckHandlesMax = 256;
+/** Snapshots in `admin.status`: naming the directory of one is a walk up to the root. */
+export const statusSnapshotsMax = 100;
+/** Problems in one answer to `gfs fsck`, each with up to a thousand blocks. */
+export const fsckProblemsMax = 256;
+/** Chunks whose files are looked for in one pass over the chunk map, which takes long. */
+export const fsckHandlesMax = 4096;
 /** Components that one walk resolves: half of PATH_MAX, as each takes a byte and a slash. */
 export const walkNamesMax = 2048;
 
@@ -49,7 +53,7 @@ assert(messageBytesMax * 2 <= queuedBytesMax, "a queue holds more than one messa
 
 /** How long a request waits for its answer unless the caller says otherwise. */
 export const deadlineMsDefault = 30_000;
-/** A ping goes out when a connection was silent this long; two without answer end it. */
+/** A ping goes out this often; after three in a row without a sign of life the peer is gone. */
 export const keepAliveMs = 5_000;
 /** A mount's session outlives its connection this long. Renewed by any message. */
 export const sessionLeaseMs = 30_000;

@@ -6,7 +6,7 @@
  *   later         the same request may succeed once servers are back: wait and send it again
  *   after-locate  what the client knows of the chunk is out of date: ask the master, then again
  */
-export type Retry = "never" | "later" | "after-locate";
+type Retry = "never" | "later" | "after-locate";
 
 interface StatusRow {
   code: number;

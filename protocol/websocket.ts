@@ -87,7 +87,7 @@ class WebSocketTransport implements Transport {
     });
   }
 
-  /** Pings a silent peer; one that answers nothing twice in a row is gone. */
+  /** Pings the peer; one that is silent for three pings in a row, 15 to 20 s, is gone. */
   #keepAlive(): void {
     this.#ping = this.#clock.timer(keepAliveMs, () => {
       if (this.#heard) this.#silentTicks = 0;

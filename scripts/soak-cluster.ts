@@ -15,7 +15,7 @@ import { status } from "../protocol/methods/admin.ts";
 
 /** The programs of a soak, on directories of their own: `master/ c1/ … m1/ … log/ shadow/`. */
 
-export type Status = ReplyOf<typeof status>;
+type Status = ReplyOf<typeof status>;
 
 const readyMsMax = 60_000;
 /** Of a mount that was killed: the master may be stopped for longer than its leases meanwhile. */
@@ -87,7 +87,7 @@ export class Program {
   }
 }
 
-export interface SoakOptions {
+interface SoakOptions {
   directory: string;
   servers: number;
   mounts: number;
@@ -95,7 +95,7 @@ export interface SoakOptions {
   port: number | undefined;
 }
 
-export interface SoakMount {
+interface SoakMount {
   directory: string;
   program: Program;
   /** Of the one that is killed, too: where its load reads how often (`WorkerOptions.cuts`). */

@@ -225,7 +225,7 @@ export class Faults {
   #chunkFile(inner: string): Promise<string | undefined> {
     return withMaster(this.#cluster.address, (connection) =>
       NamespaceSession.with(connection, async (session) => {
-        const { ino } = await session.resolve(inner);
+        const { ino } = await session.resolve({ given: inner, inner, mountpoint: undefined });
         const { locations } = await session.read(locate, { ino, first: 0, count: 1 });
         const handle = locations[0]?.handle;
         if (handle === undefined) return undefined;

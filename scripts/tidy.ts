@@ -18,7 +18,7 @@ export interface SourceFile {
   executable: boolean;
 }
 
-export interface Finding {
+interface Finding {
   path: string;
   line: number;
   reason: string;
@@ -111,7 +111,7 @@ export function findBreaches(files: readonly SourceFile[]): Finding[] {
       findings.push({ path: file.path, line: 1, reason: "starts with #! but is not executable" });
     }
   }
-  findings.push(...unusedBreaches(files), ...doorBreaches(files));
+  findings.push(...unusedBreaches(files), ...doorBreaches(files), ...exportBreaches(files));
   return findings.toSorted((a, b) => a.path.localeCompare(b.path) || a.line - b.line);
 }
 
@@ -212,9 +212,58 @@ function unusedBreaches(files: readonly SourceFile[]): Finding[] {
     .map(({ path: name }) => ({ path: name, line: 1, reason: "is imported by no other file" }));
 }
 
+/** What is exported and imported by no other file: a reader would look for who uses it. */
+function exportBreaches(files: readonly SourceFile[]): Finding[] {
+  const sources = files.filter(({ path: name }) => /(?<!\.d)\.ts$/.test(name));
+  /** `file name`, or `file *` if any name may be used. */
+  const used = new Set<string>();
+  for (const { target, names } of sources.flatMap(importsOf)) {
+    for (const name of names) used.add(`${target} ${name}`);
+  }
+  return sources
+    .filter(({ path: name }) => !used.has(`${name} *`))
+    .flatMap((file) =>
+      exportsOf(file)
+        .filter(({ name }) => !used.has(`${file.path} ${name}`))
+        .map(({ name, line }) => ({
+          path: file.path,
+          line,
+          reason: `${name} is exported and imported by no other file`,
+        })),
+    );
+}
+
+function exportsOf({ text }: SourceFile): { name: string; line: number }[] {
+  const code = withoutComments(text);
+  const what = "(?:const|let|function\\*?|class|interface|type)";
+  const declaration = new RegExp(`^export (?:async |abstract |declare )*${what} (\\w+)`, "gm");
+  const list = /^export (?:type )?\{([^}]*)\};/gm;
+  const lineAt = (index: number): number => code.slice(0, index).split("\n").length;
+  return [
+    ...[...code.matchAll(declaration)].map((match) => ({
+      name: match[1] ?? "",
+      line: lineAt(match.index),
+    })),
+    ...[...code.matchAll(list)].flatMap((match) =>
+      namesIn(match[1] ?? "").map(({ outside }) => ({ name: outside, line: lineAt(match.index) })),
+    ),
+  ];
+}
+
+/** The names between braces; `inside as outside` has two. */
+function namesIn(braces: string): { inside: string; outside: string }[] {
+  return braces.split(",").flatMap((item) => {
+    const [, inside = "", outside = inside] =
+      /^(?:type )?(\w+)(?: as (\w+))?$/.exec(item.trim()) ?? [];
+    return inside === "" ? [] : [{ inside, outside }];
+  });
+}
+
 interface Import {
   line: number;
   specifier: string;
+  /** What is taken from it: "*" if that is anything, or cannot be told. */
+  names: string[];
   /** The imported file from the repository's root; undefined for a package. */
   target: string | undefined;
 }
@@ -226,7 +275,9 @@ function importsOf({ path: name, text }: SourceFile): Import[] {
   return [...code.matchAll(statement)].map((match) => {
     const specifier = match[1] ?? match[2] ?? "";
     const relative = specifier.startsWith(".");
+    const braces = /^(?:import|export)(?: type)? (?:\w+, )?\{([^}]*)\}/.exec(match[0]);
     return {
+      names: braces ? namesIn(braces[1] ?? "").map(({ inside }) => inside) : ["*"],
       line: code.slice(0, match.index).split("\n").length,
       specifier,
       target: relative ? path.posix.join(path.posix.dirname(name), specifier) : undefined,

@@ -20,7 +20,7 @@ import type { DataDirectory, Identity } from "../store/directory.ts";
 import type { BadChunk, FailedWrite } from "../store/faults.ts";
 import type { HeldChunk } from "../store/inventory.ts";
 
-export type Usage = Omit<RequestOf<typeof heartbeat>, "removed">;
+type Usage = Omit<RequestOf<typeof heartbeat>, "removed">;
 
 /** A page of chunks is told this often: a million take 40 minutes, and the master 2 ms a second. */
 const holdingsEveryMs = 10_000;
@@ -199,7 +199,7 @@ export class Membership {
   }
 }
 
-export interface MembershipOptions {
+interface MembershipOptions {
   master: Address;
   /** Where mounts and other servers reach this one. */
   advertised: string;

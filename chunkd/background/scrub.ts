@@ -15,7 +15,7 @@ import { badBlocks } from "../store/read.ts";
 import { type ChunkRecord, decodeRecord } from "../store/record.ts";
 import type { Store } from "../store/store.ts";
 
-export type ScrubReport = NonNullable<RequestOf<typeof heartbeat>["scrub"]>;
+type ScrubReport = NonNullable<RequestOf<typeof heartbeat>["scrub"]>;
 
 /** Records of the index looked at in one turn. */
 const recordsPerStep = 64;

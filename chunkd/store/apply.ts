@@ -23,7 +23,7 @@ import type { Chunk, LiveRecord } from "./table.ts";
  *                    bytes in one commit  3. as above. A crash before 2 leaves a file that no
  *                    record speaks of, which the next start removes.
  */
-export interface Write {
+interface Write {
   offset: number;
   /** Aliases the message it came in. */
   bytes: Buffer;

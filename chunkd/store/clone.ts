@@ -16,7 +16,7 @@ import { type Chunk, expectVersion, expectWanted, type LiveRecord } from "./tabl
  * `interrupted` if it was cancelled before its turn, `no-chunk`, `stale-version`, `exists` (another
  * chunk has that handle), `corrupt`, `no-space`, `io-error`.
  */
-export interface CloneRequest {
+interface CloneRequest {
   handle: ChunkHandle;
   version: ChunkVersion;
   target: ChunkHandle;

@@ -19,13 +19,13 @@ import { type Chunk, expectWanted, type LiveRecord } from "./table.ts";
  *   draft order    while the chunk is being written to: fetches what it can, keeps the draft
  *   final order    nobody writes: fetches what differs from the draft, syncs, publishes
  */
-export interface CopyRequest {
+interface CopyRequest {
   handle: ChunkHandle;
   version: ChunkVersion;
   draft: boolean;
 }
 
-export interface Copied {
+interface Copied {
   length: number;
   /** What did not come from this server's own disk. */
   fetchedBytes: number;

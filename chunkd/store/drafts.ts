@@ -7,7 +7,7 @@ import { draftMsMax, draftsMax } from "../limits.ts";
 import type { ChunkFiles } from "./files.ts";
 
 /** A block's CRC together with its length: a short last block is no other's prefix by chance. */
-export type BlockSum = number;
+type BlockSum = number;
 
 export function blockSum(crc: number, bytes: number): BlockSum {
   assert(bytes <= blockBytes, "at most a block");

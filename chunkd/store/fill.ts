@@ -9,7 +9,7 @@ import { bytesInBlock } from "./record.ts";
 import type { Store } from "./store.ts";
 import { type Chunk, expectWanted } from "./table.ts";
 
-export interface FillWork {
+interface FillWork {
   staged: Draft;
   /** What the draft shall become. */
   wanted: { length: number; crcs: readonly number[] };

@@ -6,7 +6,7 @@
  * The write chain relies on it: what two shared holders do before their first `await` happens in
  * the order in which they came.
  */
-export type GateMode = "shared" | "exclusive";
+type GateMode = "shared" | "exclusive";
 
 export class Gate {
   #shared = 0;

@@ -20,7 +20,7 @@ import { type Chunk, expectChunk, expectVersion, expectWanted, type LiveRecord }
  * whose writes it lacks. Throws `no-chunk`, `stale-version`, `interrupted`, or `corrupt` if the
  * block that is cut is not what it was.
  */
-export interface RaiseRequest {
+interface RaiseRequest {
   handle: ChunkHandle;
   version: ChunkVersion;
   newVersion: ChunkVersion;

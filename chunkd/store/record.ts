@@ -26,7 +26,7 @@ import {
  * A dirty file chunk's record is a mark only: its length is of no use and n is 0, because both are
  * made anew from the file after a crash. In every other record n is the number of blocks.
  */
-export const recordFormat = 1;
+const recordFormat = 1;
 
 const headBytes = 48;
 const flag = { dirty: 1, small: 2, origin: 4 } as const;

@@ -12,7 +12,7 @@ import {
 } from "../limits.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
 
-export type DiskHealth = RequestOf<typeof heartbeat>["disk"];
+type DiskHealth = RequestOf<typeof heartbeat>["disk"];
 
 /**
  * How much the disk still takes: an estimate between two looks, so that every write can ask. And

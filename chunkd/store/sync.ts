@@ -38,7 +38,7 @@ export function syncChunk(
 }
 
 /** fdatasync of the chunk's file. Those who come while one is under way share the next. */
-export function syncFile(store: Store, chunk: Chunk): Promise<void> {
+function syncFile(store: Store, chunk: Chunk): Promise<void> {
   if (chunk.syncNext) return chunk.syncNext;
   if (chunk.synced === chunk.ended && !chunk.nameUnsynced && !chunk.syncing) {
     return Promise.resolve();

@@ -1,6 +1,7 @@
+import type { Log } from "../../common/log.ts";
 import { type ChunkHandle, chunkHandle, type Epoch, type Ino, ino } from "../../protocol/id.ts";
 import type { ServerId } from "../../protocol/id.ts";
-import { fsckHandlesMax } from "../../protocol/limits.ts";
+import { fsckProblemsMax } from "../../protocol/limits.ts";
 import type { ReplyOf, RequestOf } from "../../protocol/method.ts";
 import type { fsckChunks, fsckFiles } from "../../protocol/methods/admin.ts";
 import type { replicaBad } from "../../protocol/methods/fleet.ts";
@@ -9,7 +10,7 @@ import type { Fleet } from "../fleet/fleet.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
 import type { SnapshotIndex } from "../namespace/snapshots.ts";
 import { numberFromKey, numberKey, sinceOf } from "../store/bytes.ts";
-import { parseHistoryKey, rowsAt } from "../store/history.ts";
+import { historyStart, parseHistoryKey, rowsAt } from "../store/history.ts";
 import { type Row, type Store } from "../store/store.ts";
 import { type Chunk, decodeChunk, decodeChunkRef, decodeEntry } from "../store/tables.ts";
 
@@ -17,8 +18,8 @@ import { type Chunk, decodeChunk, decodeChunkRef, decodeEntry } from "../store/t
 const rowsPerAnswer = 8_000;
 /** Files named in one answer: a path has 4 KiB at most, and an answer is one message. */
 const filesPerAnswer = 200;
-/** Replicas reported bad that are remembered: a disk that has more is better replaced. */
-const badMax = 100_000;
+/** Chunks with bad replicas that are remembered: a disk that has more is better replaced. */
+const badMaxDefault = 100_000;
 /** Snapshots named for one row: the others show the same. */
 const snapshotsPerRow = 8;
 /** Directories above a file: PATH_MAX / 2, as each has a name and a slash. */
@@ -45,7 +46,13 @@ export class Fsck {
   readonly #reader: NamespaceReader;
   readonly #snapshots: SnapshotIndex;
   readonly #chunkBytes: number;
+  readonly #log: Log;
+  readonly #badMax: number;
+  /** Only reports that may still hold: of members of a set, and not of an earlier version. */
   readonly #bad = new Map<ChunkHandle, Map<ServerId, BadReplica>>();
+  /** Those of which every replica is bad. */
+  readonly #damaged = new Set<ChunkHandle>();
+  #full = false;
 
   constructor(options: {
     store: Store;
@@ -54,6 +61,8 @@ export class Fsck {
     reader: NamespaceReader;
     snapshots: SnapshotIndex;
     chunkBytes: number;
+    log: Log;
+    badMax?: number;
   }) {
     this.#store = options.store;
     this.#chunks = options.chunks;
@@ -61,36 +70,57 @@ export class Fsck {
     this.#reader = options.reader;
     this.#snapshots = options.snapshots;
     this.#chunkBytes = options.chunkBytes;
+    this.#log = options.log;
+    this.#badMax = options.badMax ?? badMaxDefault;
   }
 
-  /** A chunk server, or a reader, has found a replica bad. */
+  /**
+   * A chunk server has found a replica of its own bad. What a reader reports does not come here: it
+   * cannot tell which blocks, and its server, which checks them too, can.
+   */
   note(server: ServerId, { handle, version, blocks }: RequestOf<typeof replicaBad>): void {
     const known = this.#bad.get(handle);
-    if (!known && this.#bad.size >= badMax) return;
+    if (!known && this.#bad.size >= this.#badMax) {
+      if (!this.#full) this.#log.error("fsck.full", { chunks: this.#bad.size });
+      this.#full = true;
+      return;
+    }
     const replicas = known ?? new Map<ServerId, BadReplica>();
     this.#bad.set(handle, replicas.set(server, { version, blocks: blocks ?? [] }));
+    this.review(handle);
   }
 
-  /** Chunks of which every replica is bad. What has been mended since is forgotten. */
-  damaged(): number {
-    let count = 0;
-    for (const handle of [...this.#bad.keys()]) {
-      const chunk = this.#chunks.sets.find(handle);
-      if (chunk && this.#damageOf(handle, chunk)) count += 1;
-      else if (!chunk) this.#bad.delete(handle);
+  /** Chunks of which every replica is bad. */
+  get damaged(): number {
+    return this.#damaged.size;
+  }
+
+  /** A chunk's record has changed, or what is reported of it: what has been mended is forgotten. */
+  review(handle: ChunkHandle): void {
+    const reports = this.#bad.get(handle);
+    if (!reports) return;
+    const chunk = this.#chunks.sets.find(handle);
+    for (const [server, { version }] of reports) {
+      // A later version is one that the servers have been told and that is about to be recorded.
+      const holds = version === 0 || version >= (chunk?.version ?? Infinity);
+      if (!holds || !chunk?.servers.includes(server)) reports.delete(server);
     }
-    return count;
+    if (chunk && this.#damageOf(handle, chunk)) this.#damaged.add(handle);
+    else this.#damaged.delete(handle);
+    if (reports.size > 0) return;
+    this.#bad.delete(handle);
+    this.#full = false;
   }
 
   /** A report is of one version: a replica that was copied anew has a later one. */
   #damageOf(handle: ChunkHandle, chunk: Chunk): Problem | undefined {
     const reports = this.#bad.get(handle);
     if (!reports || chunk.servers.length === 0) return undefined;
-    for (const [server, { version }] of reports) {
-      const current = version === 0 || version === chunk.version;
-      if (!current || !chunk.servers.includes(server)) reports.delete(server);
-    }
-    const bad = chunk.servers.map((server) => reports.get(server)?.blocks);
+    const bad = chunk.servers.map((server) => {
+      const report = reports.get(server);
+      const current = report?.version === 0 || report?.version === chunk.version;
+      return current ? report?.blocks : undefined;
+    });
     if (bad.some((blocks) => blocks === undefined)) return undefined;
     const partly = bad.filter((blocks) => blocks !== undefined && blocks.length > 0);
     if (partly.length === 0) return { handle, problem: "corrupt", blocks: [] };
@@ -106,7 +136,7 @@ export class Fsck {
     let rows = 0;
     for (const { key, value } of this.#store.range("chunk", { from: numberKey(from) })) {
       const handle = chunkHandle(numberFromKey(key, 0));
-      if (rows === rowsPerAnswer || reply.problems.length === fsckHandlesMax) {
+      if (rows === rowsPerAnswer || reply.problems.length === fsckProblemsMax) {
         return { ...reply, next: handle };
       }
       rows += 1;
@@ -138,7 +168,7 @@ export class Fsck {
         this.#nameFiles(reply, wanted, row, Infinity);
       }
     }
-    const after = inHistory ? start : Buffer.from([chunkmapInHistory]);
+    const after = inHistory ? start : historyStart("chunkmap");
     for (const { key, value } of this.#store.range("history", { from: after })) {
       const parsed = parseHistoryKey(key);
       if (parsed && parsed.table !== "chunkmap") break; // Of another table, which comes later.
@@ -191,6 +221,3 @@ export class Fsck {
     return Buffer.from("?");
   }
 }
-
-/** Rows of history of the chunk map begin with this byte (store/history.ts). */
-const chunkmapInHistory = 4;

@@ -11,7 +11,7 @@ import {
 } from "./others.ts";
 import { Scan } from "./scan.ts";
 
-export interface CheckResult {
+interface CheckResult {
   faults: number;
   /** Rows that were looked at. */
   rows: ReadonlyMap<Table, number>;

@@ -1,8 +1,8 @@
 import { rootIno } from "../../protocol/id.ts";
 import { fileBytesMax } from "../../protocol/limits.ts";
+import { fileType, typeMask } from "../../protocol/mode.ts";
 import { accessAclName, defaultAclName } from "../../protocol/xattr-names.ts";
 import { decodeAcl, isMinimal, permissionsOf } from "../namespace/acl.ts";
-import { type as fileType, typeMask } from "../namespace/ops/common.ts";
 import { numberFromKey } from "../store/bytes.ts";
 import {
   decodeChunkRef,

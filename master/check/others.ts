@@ -1,8 +1,8 @@
 import { decodeCbor } from "../../protocol/codec.ts";
 import { epoch as toEpoch } from "../../protocol/id.ts";
+import { isDirectory } from "../../protocol/mode.ts";
 import { decodeReply } from "../namespace/committer.ts";
 import { counters } from "../namespace/ids.ts";
-import { isDirectory } from "../namespace/ops/common.ts";
 import { numberFromKey, numberKey, sinceOf } from "../store/bytes.ts";
 import { parseHistoryKey, recordAt, type VersionedTable } from "../store/history.ts";
 import {

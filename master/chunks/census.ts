@@ -12,7 +12,7 @@ export interface ChunkFacts {
   present: readonly ServerId[];
 }
 
-export interface ChunkClass extends ChunkFacts {
+interface ChunkClass extends ChunkFacts {
   /** Chunks of this class. */
   count: number;
 }

@@ -12,7 +12,7 @@ const orderMs = 20_000;
 const copyMs = 120_000;
 
 /** Who did what of an order that went to several servers. */
-export interface Ordered<Reply> {
+interface Ordered<Reply> {
   done: ServerId[];
   replies: Map<ServerId, Reply>;
   lacking: ServerId[];

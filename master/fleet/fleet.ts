@@ -11,13 +11,13 @@ import { prefixEnd, type StoreReader } from "../store/store.ts";
 import { Removals } from "./removals.ts";
 import type { Txn } from "../namespace/txn.ts";
 
-export type ServerState = "up" | "suspect" | "dead";
+type ServerState = "up" | "suspect" | "dead";
 
 /**
  * What an operator wants of a server. `drained`: nothing depends on it any more, and nothing new is
  * placed there. `maintenance`: it will be away for a while, and its replicas are waited for.
  */
-export type ServerMode = "active" | "draining" | "drained" | "maintenance";
+type ServerMode = "active" | "draining" | "drained" | "maintenance";
 
 /** A mode with what belongs to it, as it is kept on disk. */
 export interface Duty {
@@ -30,7 +30,7 @@ export interface Duty {
 
 export const activeDuty: Duty = { mode: "active", forced: false, untilMs: 0 };
 
-export type DiskHealth = RequestOf<typeof heartbeat>["disk"];
+type DiskHealth = RequestOf<typeof heartbeat>["disk"];
 
 export interface Usage {
   usedBytes: number;

@@ -8,9 +8,9 @@ import { type Waiter, WaitingLines } from "./waiting.ts";
  * Locks of one session and kind. Each takes about 200 bytes here and as much in its mount, so this
  * is 12 MiB of a master's memory for a mount that goes mad; databases hold a few per process.
  */
-export const locksPerSessionMax = 65_536;
+const locksPerSessionMax = 65_536;
 /** Waiters of one session and kind; each is a thread of that machine that sleeps. */
-export const waitersPerSessionMax = 8_192;
+const waitersPerSessionMax = 8_192;
 
 /** Somebody's turn has come, or waiting has become useless: he should ask again. */
 export interface Ready {
@@ -18,7 +18,7 @@ export interface Ready {
   readonly ticket: number;
 }
 
-export interface Request {
+interface Request {
   readonly session: SessionId;
   readonly owner: bigint;
   readonly file: FileKey;

@@ -20,7 +20,7 @@ const groupMax = 256;
 const epochKey = Buffer.from("epoch");
 
 /** Which request of which session an operation answers, for the reply cache (P7). */
-export interface RequestKey {
+interface RequestKey {
   session: SessionId;
   seq: number;
 }

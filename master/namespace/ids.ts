@@ -3,7 +3,7 @@ import { decodeCbor, encodeCbor } from "../../protocol/codec.ts";
 import type { Store, StoreReader } from "../store/store.ts";
 
 export const counters = ["ino", "handle", "session", "server"] as const;
-export type Counter = (typeof counters)[number];
+type Counter = (typeof counters)[number];
 
 /** Ids are reserved on disk in blocks, and a new block well before the last one is used up. */
 const blockIds = 16_384;

@@ -17,7 +17,7 @@ import { StatusError, statusOf } from "../../protocol/status.ts";
 import type { Chunks } from "../chunks/chunks.ts";
 import type { Committer } from "../namespace/committer.ts";
 import { setAttributes } from "../namespace/ops/attributes.ts";
-import { attrOf, isRegular } from "../namespace/ops/common.ts";
+import { attrOf } from "../namespace/ops/common.ts";
 import { cutTail, needsCutCopy, truncate } from "../namespace/ops/contents.ts";
 import { createFile, createTmpfile } from "../namespace/ops/create.ts";
 import {
@@ -30,6 +30,7 @@ import {
 } from "../namespace/ops/ranges.ts";
 import type { NamespaceReader } from "../namespace/ops/read.ts";
 import { fileBytesMax } from "../../protocol/limits.ts";
+import { isRegular } from "../../protocol/mode.ts";
 import { numberKey } from "../store/bytes.ts";
 import { decodeChunkRef, type Inode } from "../store/tables.ts";
 import type { Txn } from "../namespace/txn.ts";
@@ -46,7 +47,7 @@ export type Mutate = <T>(work: (txn: Txn) => T) => Promise<T>;
  * Runs `work`, whose transaction raises the epoch, while no write of any client is under way: what
  * was granted before is out of date afterwards.
  */
-export type Fenced = <T>(work: () => Promise<T>) => Promise<T>;
+type Fenced = <T>(work: () => Promise<T>) => Promise<T>;
 
 /** Attempts of an operation whose preparation on chunk servers was overtaken by another's. */
 const attemptsMax = 8;

@@ -67,6 +67,15 @@ function mutateFor(master: Master, connection: Connection, request: Sequence): M
     );
 }
 
+/** Runs a request that is one transaction; `work` returns what the reply is made of. */
+function mutateIn(master: Master) {
+  return <T>(
+    { connection }: RequestContext,
+    request: Sequence,
+    work: (txn: Txn) => T,
+  ): Promise<T> => mutateFor(master, connection, request)(work);
+}
+
 /**
  * The mount knows what it has changed itself. The leases begin with the transaction: the next one
  * in its group may change the same.
@@ -160,6 +169,7 @@ function serveReads(handlers: Handlers, master: Master): void {
     )
     .serve(admin.pathOf, (params) => ({ path: reader.pathOf(params.ino) }))
     .serve(admin.status, () => master.status.report())
+    .serve(admin.listServers, () => master.status.servers())
     .serve(admin.fsckChunks, (params) => master.fsck.chunks(params))
     .serve(admin.fsckFiles, (params) => master.fsck.files(params));
 }
@@ -167,12 +177,7 @@ function serveReads(handlers: Handlers, master: Master): void {
 function serveNamespace(handlers: Handlers, master: Master): void {
   const { sessions, files } = master;
   const isOpen = (ino: Ino): boolean => sessions.isOpen(ino);
-  /** A request that is one transaction; `work` returns what the reply is made of. */
-  const mutate = <T>(
-    context: RequestContext,
-    request: Sequence,
-    work: (txn: Txn) => T,
-  ): Promise<T> => mutateFor(master, context.connection, request)(work);
+  const mutate = mutateIn(master);
   const closed = ({ connection }: RequestContext, params: { closed?: Ino | undefined }): void => {
     if (params.closed !== undefined) sessions.closed(sessions.of(connection), params.closed);
   };
@@ -228,28 +233,21 @@ function serveNamespace(handlers: Handlers, master: Master): void {
 /** What changes of an inode besides its contents and names. */
 function serveAttributes(handlers: Handlers, master: Master): void {
   const { sessions, files, committer } = master;
+  const mutate = mutateIn(master);
   handlers
     .serve(namespace.setattr, (params, { connection }) =>
       files.setattr(params, sessions.of(connection), mutateFor(master, connection, params)),
     )
-    .serve(namespace.setxattr, (params, { connection }) =>
-      mutateFor(
-        master,
-        connection,
-        params,
-      )((txn) => {
+    .serve(namespace.setxattr, (params, context) =>
+      mutate(context, params, (txn) => {
         setXattr(txn, params);
         return { attr: files.attr(txn, params.ino) };
       }),
     )
-    .serve(namespace.removexattr, (params, { connection }) =>
-      mutateFor(
-        master,
-        connection,
-        params,
-      )((txn) => {
+    .serve(namespace.removexattr, (params, context) =>
+      mutate(context, params, (txn) => {
         removeXattr(txn, params);
-        sessions.lease(sessions.of(connection), params.ino, lease.attributes);
+        sessions.lease(sessions.of(context.connection), params.ino, lease.attributes);
         return { attr: files.attr(txn, params.ino) };
       }),
     )
@@ -265,15 +263,12 @@ function serveAttributes(handlers: Handlers, master: Master): void {
 /** How many replicas are wanted. */
 function serveReplicas(handlers: Handlers, master: Master): void {
   const { committer, chunks, fleetService } = master;
+  const mutate = mutateIn(master);
   const live = (handle: ChunkHandle): number =>
     chunks.sets.present(handle).filter((id) => master.fleet.isUp(id)).length;
   handlers
-    .serve(namespace.setReplicas, (params, { connection }) =>
-      mutateFor(
-        master,
-        connection,
-        params,
-      )((txn) => {
+    .serve(namespace.setReplicas, (params, context) =>
+      mutate(context, params, (txn) => {
         const step = setReplicas(txn, params);
         if (step.chunks > 0) txn.afterCommit(() => fleetService.onChange());
         return step;
@@ -284,6 +279,7 @@ function serveReplicas(handlers: Handlers, master: Master): void {
 
 function serveFiles(handlers: Handlers, master: Master): void {
   const { sessions, files } = master;
+  const mutate = mutateIn(master);
   handlers
     .serve(namespace.create, (params, { connection }) =>
       files.create(params, sessions.of(connection), mutateFor(master, connection, params)),
@@ -299,17 +295,13 @@ function serveFiles(handlers: Handlers, master: Master): void {
       await sessions.released(sessions.of(connection), params.inos);
       return {};
     })
-    .serve(namespace.commit, async (params, { connection }) => {
-      const reply = await mutateFor(
-        master,
-        connection,
-        params,
-      )((txn) => {
+    .serve(namespace.commit, async (params, context) => {
+      const reply = await mutate(context, params, (txn) => {
         commitWrite(txn, params);
         return { attr: files.attr(txn, params.ino) };
       });
       const chunks = params.written.map(({ index }) => index);
-      master.freshWrites.note(params.ino, sessions.of(connection).id, chunks);
+      master.freshWrites.note(params.ino, sessions.of(context.connection).id, chunks);
       return reply;
     })
     .serve(namespace.sync, async ({ ino }, { connection }) => {
@@ -355,17 +347,14 @@ function serveLocks(handlers: Handlers, { sessions, locks }: Master): void {
 
 function serveSnapshots(handlers: Handlers, master: Master): void {
   const { snapshots, committer } = master;
+  const mutate = mutateIn(master);
   handlers
     .serve(admin.createSnapshot, (params, { connection }) =>
       snapshots.create(params, mutateFor(master, connection, params)),
     )
     .serve(admin.listSnapshots, (params) => snapshots.list(params))
-    .serve(admin.deleteSnapshot, async (params, { connection }) => {
-      await mutateFor(
-        master,
-        connection,
-        params,
-      )((txn) => {
+    .serve(admin.deleteSnapshot, async (params, context) => {
+      await mutate(context, params, (txn) => {
         dropSnapshot(txn, params.dir, params.name);
         committer.endGroup();
       });
@@ -373,12 +362,8 @@ function serveSnapshots(handlers: Handlers, master: Master): void {
       master.sweepSoon();
       return {};
     })
-    .serve(admin.renameSnapshot, async (params, { connection }) => {
-      await mutateFor(
-        master,
-        connection,
-        params,
-      )((txn) => {
+    .serve(admin.renameSnapshot, async (params, context) => {
+      await mutate(context, params, (txn) => {
         renameSnapshot(txn, params.dir, Buffer.from(params.name), params.newName);
         committer.endGroup();
       });

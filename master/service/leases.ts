@@ -15,7 +15,7 @@ export const lease = {
  * Inodes that one mount may have leases on. Each costs about 50 bytes here. A mount that reaches
  * this is told to drop everything, and begins anew.
  */
-export const leasesMax = 400_000;
+const leasesMax = 400_000;
 
 /** What of a change a mount has to be told. */
 export interface Told {

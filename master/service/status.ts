@@ -1,6 +1,8 @@
 import type { Clock } from "../../common/clock.ts";
+import type { Ino } from "../../protocol/id.ts";
+import { statusSnapshotsMax } from "../../protocol/limits.ts";
 import type { ReplyOf } from "../../protocol/method.ts";
-import type { status } from "../../protocol/methods/admin.ts";
+import type { listServers, status } from "../../protocol/methods/admin.ts";
 import type { statfs } from "../../protocol/methods/namespace.ts";
 import type { Fsck } from "../background/fsck.ts";
 import type { Repair } from "../background/repair/repair.ts";
@@ -12,6 +14,12 @@ import type { Sessions } from "./sessions.ts";
 
 /** Replicas of what is created in the root unless told otherwise; free space is divided by it. */
 export const replicasDefault = 3;
+
+/**
+ * Names looked at for the snapshots' paths in one report: some 50 ms of the master's time. Beyond,
+ * "?" stands for a name.
+ */
+const namesPerReport = 20_000;
 
 interface Parts {
   cluster: string;
@@ -53,7 +61,7 @@ export class StatusService {
 
   async report(): Promise<ReplyOf<typeof status>> {
     const { cluster, version, address, committer, repair, fsck, clock } = this.#parts;
-    const servers = this.#servers();
+    const { servers } = this.servers();
     const corrupt = servers.reduce((sum, server) => sum + server.corruptBlocks, 0);
     return {
       cluster,
@@ -64,17 +72,18 @@ export class StatusService {
         pid: process.pid,
         inodes: committer.store.count("inode"),
       },
-      chunks: { ...(await repair.counts()), corrupt, damaged: fsck.damaged() },
+      chunks: { ...(await repair.counts()), corrupt, damaged: fsck.damaged },
       repair: repair.load,
       servers,
       mounts: this.#mounts(),
       snapshots: this.#snapshots(),
+      snapshotCount: committer.snapshots.all.length,
     };
   }
 
-  #servers(): ReplyOf<typeof status>["servers"] {
+  servers(): ReplyOf<typeof listServers> {
     const { fleet, modes, clock } = this.#parts;
-    return fleet
+    const servers = fleet
       .all()
       .toSorted((a, b) => a.id - b.id)
       .map((server) => ({
@@ -86,6 +95,7 @@ export class StatusService {
         lastSeenMs: Math.round(clock.nowMs() - server.lastSeenMs),
         ...server.usage,
       }));
+    return { servers };
   }
 
   #mounts(): ReplyOf<typeof status>["mounts"] {
@@ -99,8 +109,15 @@ export class StatusService {
 
   #snapshots(): ReplyOf<typeof status>["snapshots"] {
     const { committer, reader } = this.#parts;
-    return committer.snapshots.all.map((snapshot) => ({
-      path: reader.pathOf(snapshot.dir).toString() || "/",
+    const budget = { names: namesPerReport };
+    const paths = new Map<Ino, string>();
+    const pathOf = (dir: Ino): string => {
+      const path = paths.get(dir) ?? (reader.pathOf(dir, budget).toString() || "/");
+      paths.set(dir, path);
+      return path;
+    };
+    return committer.snapshots.all.slice(-statusSnapshotsMax).map((snapshot) => ({
+      path: pathOf(snapshot.dir),
       name: snapshot.name.toString(),
       createdAt: new Date(Number(snapshot.createdAt / 1_000_000n)).toISOString(),
       epoch: snapshot.epoch,

@@ -45,7 +45,7 @@ export interface Change {
   value: Buffer | undefined;
 }
 
-export interface Batch {
+interface Batch {
   sequence: number;
   changes: Change[];
 }

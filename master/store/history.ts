@@ -11,7 +11,7 @@ import { keyAfter, prefixEnd, type Row, type StoreReader } from "./store.ts";
  * Names have no NUL, so the 0 keeps the order of names; keys of numbers have one length per table.
  */
 
-export const versionedTables = ["inode", "entry", "link", "chunkmap", "xattr"] as const;
+const versionedTables = ["inode", "entry", "link", "chunkmap", "xattr"] as const;
 export type VersionedTable = (typeof versionedTables)[number];
 
 /** Forever: they are in keys on disk. */
@@ -23,7 +23,7 @@ const tableByte: Record<VersionedTable, number> = {
   xattr: 5,
 };
 
-export interface HistoryKey {
+interface HistoryKey {
   table: VersionedTable;
   key: Buffer;
   until: number;
@@ -35,6 +35,11 @@ export function historyKey(table: VersionedTable, key: Buffer, until: number): B
 
 function historyPrefix(table: VersionedTable, key: Buffer): Buffer {
   return Buffer.concat([Buffer.from([tableByte[table]]), key]);
+}
+
+/** Where the rows of a table begin in history. */
+export function historyStart(table: VersionedTable): Buffer {
+  return historyPrefix(table, Buffer.alloc(0));
 }
 
 export function parseHistoryKey(key: Buffer): HistoryKey | undefined {

@@ -26,7 +26,7 @@ import { SharedSync } from "./shared-sync.ts";
  * recovery would not find (write-ahead logging).
  */
 
-export interface JournaledOptions {
+interface JournaledOptions {
   base: BaseStore;
   directory: JournalDirectory;
   clock: Clock;

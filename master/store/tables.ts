@@ -169,10 +169,6 @@ export function decodeChunkRef(record: Buffer): ChunkRef {
   return { since: epoch(reader.u53()), handle: chunkHandle(reader.u53()) };
 }
 
-export function encodeXattr(xattr: Xattr): Buffer {
-  return new RecordWriter(8 + xattr.value.length).u53(xattr.since).rest(xattr.value).end();
-}
-
 export function decodeXattr(record: Buffer): Xattr {
   const reader = new RecordReader(record, "xattr");
   return { since: epoch(reader.u53()), value: reader.rest() };

@@ -28,7 +28,7 @@ interface Taker {
 }
 
 /** Those that took a write. The same object for the same ones. */
-export type Takers = readonly Readonly<Taker>[];
+type Takers = readonly Readonly<Taker>[];
 
 /** Writes to a chunk, one or several, that the same servers took. */
 export interface Taking {

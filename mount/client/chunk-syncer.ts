@@ -30,7 +30,7 @@ export interface ChunkOptions {
 }
 
 /** A chunk that has been synced. */
-export interface Synced {
+interface Synced {
   /** What its servers answered; undefined if there is no such chunk. */
   answers: Answers | undefined;
   /** The grant that came with telling the master of replicas that failed, if there were any. */

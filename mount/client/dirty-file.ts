@@ -41,7 +41,7 @@ interface Arrival {
   readonly taking: Taking;
 }
 
-export interface Pending {
+interface Pending {
   end: number;
   mtime: bigint;
 }

@@ -10,7 +10,7 @@ export interface Place {
 const hostOf = (address: string): string => address.slice(0, address.lastIndexOf(":"));
 
 /** Smaller is nearer: this machine, this rack, then the longest common prefix of addresses. */
-export function distance(place: Place, replica: Replica): number {
+function distance(place: Place, replica: Replica): number {
   const host = hostOf(replica.address);
   if (place.hosts.has(host)) return 0;
   if (place.rack !== "" && replica.rack === place.rack) return 1;

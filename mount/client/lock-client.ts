@@ -36,7 +36,7 @@ export interface LockTarget {
   readonly owner: LockOwner;
 }
 
-export interface LockWanted extends Range {
+interface LockWanted extends Range {
   readonly type: LockType | "unlock";
   readonly pid: number;
   readonly wait: boolean;

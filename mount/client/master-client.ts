@@ -59,7 +59,7 @@ export interface MasterHooks {
   opens: () => Ino[];
 }
 
-export interface MasterClientOptions extends MasterHooks {
+interface MasterClientOptions extends MasterHooks {
   address: Address;
   connect: Connect;
   /** For the master's status: where this mount is. */

@@ -73,10 +73,10 @@ export interface WriteBackOptions {
 }
 
 /** Where to write: an offset, or wherever the file ends. */
-export type Place = number | "end";
+type Place = number | "end";
 
 /** Who waits, and what he has been told of. */
-export interface Waiter {
+interface Waiter {
   cursor: ErrorCursor;
   signal?: AbortSignal | undefined;
 }

@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 
 /** A line of /proc/self/mountinfo (proc(5)), as far as it matters here. */
-export interface MountEntry {
+interface MountEntry {
   mountpoint: string;
   /** For example `ext4` or `fuse.gfs`. */
   type: string;

@@ -14,7 +14,7 @@ const probeMsMax = 30_000;
 /** umount(8) of a mount in use answers at once; one with much to write back takes its time. */
 const unmountMsMax = 60_000;
 
-export interface Mountpoint {
+interface Mountpoint {
   /** Absolute, without symlinks: as it will stand in /proc/self/mountinfo. */
   path: string;
   nonEmpty: boolean;

@@ -14,7 +14,7 @@ import { errnoOf, statWords, statfsWords } from "./native-replies.ts";
  *   readdir, readlink
  *   open                  the open file's number
  */
-export type Signal = (result: number, ...rest: readonly unknown[]) => void;
+type Signal = (result: number, ...rest: readonly unknown[]) => void;
 
 /** Two 32-bit halves of a 64-bit number: exact below 2^53. */
 const double = (low: number, high: number): number => low + high * 2 ** 32;

@@ -25,7 +25,7 @@ const targetBytesMax = 4095;
  */
 const accessLists = new Set(["system.posix_acl_access", "system.posix_acl_default"]);
 
-export interface ListedEntry {
+interface ListedEntry {
   name: string;
   attr: NodeAttr;
 }

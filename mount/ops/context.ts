@@ -80,7 +80,7 @@ export async function changedAttr(
   return attrOf(context, { kind: "live", ino: attr.ino }, caller);
 }
 
-export function withPending(context: Context, ref: NodeRef, attr: Attr): Attr {
+function withPending(context: Context, ref: NodeRef, attr: Attr): Attr {
   if (ref.kind !== "live") return attr;
   const pending = context.writeBack.pending(ref.ino);
   if (!pending) return context.accesses.shown(attr);
@@ -105,7 +105,7 @@ export function shownAttr(context: Context, ref: NodeRef, attr: Attr): NodeAttr 
 }
 
 /** The master's answer to a change of an entry, by this mount. */
-export interface ChangedEntry {
+interface ChangedEntry {
   name: Buffer;
   /** Of the directory, and of the inode that is or was at the name. */
   parent: Attr;

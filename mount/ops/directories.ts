@@ -1,12 +1,13 @@
 import { type Ino, noIno } from "../../protocol/id.ts";
 import { entriesPerPageMax } from "../../protocol/limits.ts";
 import { readdir, sync } from "../../protocol/methods/namespace.ts";
+import { isDirectory } from "../../protocol/mode.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { interruptible } from "../client/interruptible.ts";
 import type { Caller, DirectoryEntry, DirectoryPage, FileSystem } from "../fuse/filesystem.ts";
 import { atOf, attrOf, type Context, noteAccess, shownAttr } from "./context.ts";
-import { isDirectory, type NodeRef, shownIno } from "./nodes.ts";
+import { type NodeRef, shownIno } from "./nodes.ts";
 import { snapshotsName, snapshotsOf } from "./snapshots.ts";
 
 type Group = Pick<

@@ -8,11 +8,12 @@ import {
   symlink,
   unlink,
 } from "../../protocol/methods/namespace.ts";
+import { isDirectory } from "../../protocol/mode.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { type Caller, type Entry, type FileSystem, renameFlags } from "../fuse/filesystem.ts";
 import { attrOf, type Context, entryOf, learnGone, learnNew } from "./context.ts";
-import { checkNameLength, isDirectory, type NodeRef } from "./nodes.ts";
+import { checkNameLength, type NodeRef } from "./nodes.ts";
 import { dropSnapshot, isSnapshotsName, moveSnapshot, takeSnapshot } from "./snapshots.ts";
 
 type Group = Pick<

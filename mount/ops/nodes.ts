@@ -1,6 +1,7 @@
 import { assert, must } from "../../common/assert.ts";
 import { type Epoch, type Ino, ino as toIno } from "../../protocol/id.ts";
 import { nameBytesMax } from "../../protocol/limits.ts";
+import { fileType, permissionMask } from "../../protocol/mode.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { Node, NodeAttr } from "../fuse/filesystem.ts";
@@ -24,10 +25,6 @@ export function checkNameLength(name: Buffer): void {
 
 /** Node numbers from here on are in the table; below are inode numbers. */
 const firstTableNode = 2 ** 52;
-
-const typeMask = 0o170000;
-const typeDirectory = 0o040000;
-const permissionBits = 0o7777;
 
 interface TableRow {
   ref: NodeRef;
@@ -86,10 +83,6 @@ export class Nodes {
   }
 }
 
-export function isDirectory(attr: { mode: number }): boolean {
-  return (attr.mode & typeMask) === typeDirectory;
-}
-
 function keyOf(ref: NodeRef): string {
   return ref.kind === "frozen" ? `${ref.ino}@${ref.at}` : `${ref.kind}:${ref.ino}`;
 }
@@ -126,7 +119,7 @@ export function nodeAttr(ref: NodeRef, attr: Attr): NodeAttr {
       return {
         ...attr,
         ino: shownIno(ref),
-        mode: typeDirectory | (attr.mode & permissionBits),
+        mode: fileType.directory | (attr.mode & permissionMask),
         nlink: 2,
       };
   }

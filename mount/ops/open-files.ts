@@ -27,16 +27,16 @@ export interface OpenRegular {
   accessed: boolean;
 }
 
-export interface OpenDirectory {
+interface OpenDirectory {
   kind: "directory";
   ref: NodeRef;
   accessed: boolean;
 }
 
-export type Opened = OpenRegular | OpenDirectory;
+type Opened = OpenRegular | OpenDirectory;
 
 /** A request under way that may open a file; which one, only the answer will tell. */
-export interface Opening {
+interface Opening {
   /** True if a release of `ino` was sent meanwhile, which may have undone the opening. */
   crossed(ino: Ino): boolean;
   end(): void;

@@ -1,6 +1,6 @@
 import { Type } from "typebox";
 import { method, mutation } from "../method.ts";
-import { fsckHandlesMax } from "../limits.ts";
+import { fsckHandlesMax, fsckProblemsMax, statusSnapshotsMax } from "../limits.ts";
 import {
   bytes,
   Count,
@@ -130,6 +130,37 @@ export const forgetServer = method({
   reply: { server: ServerShape, address: Text },
 });
 
+const ServerList = List(
+  Type.Object({
+    id: ServerShape,
+    address: Text,
+    rack: Text,
+    state: ServerState,
+    mode: ServerMode,
+    /** Of one that is being emptied: chunks that still depend on it. */
+    left: Opt(Count),
+    /** Of one in maintenance: until it ends. */
+    maintenanceMs: Opt(Count),
+    chunks: Count,
+    usedBytes: Count,
+    freeBytes: Count,
+    corruptBlocks: Count,
+    lastSeenMs: Count,
+    disk: DiskHealth,
+    diskTrouble: Opt(Text),
+    scrub: Opt(Scrub),
+  }),
+  10_000,
+);
+
+/** The chunk servers, as in `admin.status`: for who asks again and again, also of a new master. */
+export const listServers = method({
+  code: 107,
+  name: "admin.servers",
+  request: {},
+  reply: { servers: ServerList },
+});
+
 /** What `gfs status` shows. The names are stable: scripts read them. */
 export const status = method({
   code: 100,
@@ -149,28 +180,7 @@ export const status = method({
     }),
     /** Copies under way, and chunks that something is to be done for. */
     repair: Type.Object({ copying: Count, waiting: Count }),
-    servers: List(
-      Type.Object({
-        id: ServerShape,
-        address: Text,
-        rack: Text,
-        state: ServerState,
-        mode: ServerMode,
-        /** Of one that is being emptied: chunks that still depend on it. */
-        left: Opt(Count),
-        /** Of one in maintenance: until it ends. */
-        maintenanceMs: Opt(Count),
-        chunks: Count,
-        usedBytes: Count,
-        freeBytes: Count,
-        corruptBlocks: Count,
-        lastSeenMs: Count,
-        disk: DiskHealth,
-        diskTrouble: Opt(Text),
-        scrub: Opt(Scrub),
-      }),
-      10_000,
-    ),
+    servers: ServerList,
     mounts: List(
       Type.Object({
         session: SessionShape,
@@ -180,7 +190,12 @@ export const status = method({
       }),
       10_000,
     ),
-    snapshots: List(Type.Object({ path: Text, name: Text, createdAt: Text, epoch: Count }), 10_000),
+    /** The latest; `snapshotCount` is of all. */
+    snapshots: List(
+      Type.Object({ path: Text, name: Text, createdAt: Text, epoch: Count }),
+      statusSnapshotsMax,
+    ),
+    snapshotCount: Count,
   },
 });
 
@@ -203,7 +218,7 @@ export const fsckChunks = method({
   reply: {
     chunks: Count,
     belowGoal: Count,
-    problems: List(ChunkProblem, fsckHandlesMax),
+    problems: List(ChunkProblem, fsckProblemsMax),
     next: Opt(HandleShape),
   },
 });

@@ -283,7 +283,7 @@ export class PowerDisk {
 }
 
 /** What is in an index. */
-export interface IndexRows {
+interface IndexRows {
   chunks: { handle: ChunkHandle; record: Buffer; small: Buffer | undefined }[];
   removals: ChunkHandle[];
   numbers: [name: string, value: number][];

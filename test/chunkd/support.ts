@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { Address } from "../../common/address.ts";
 import { formatAddress, parseAddress } from "../../common/address.ts";
 import { must } from "../../common/assert.ts";
-import { type Clock, sleep, type Timer } from "../../common/clock.ts";
+import { type Clock, type Timer } from "../../common/clock.ts";
 import { crcsByBlock } from "../../common/crc32c.ts";
 import type { Disk } from "../../common/disk.ts";
 import { silentLog } from "../../common/log.ts";
@@ -38,6 +38,7 @@ import type { Replica } from "../../protocol/shapes.ts";
 import { StatusError } from "../../protocol/status.ts";
 import { listen, type Listener } from "../../protocol/websocket.ts";
 import { DataDirectory } from "../../chunkd/store/directory.ts";
+import { until as untilTrue } from "../support/until.ts";
 
 interface Teardown {
   teardown(work: () => unknown): unknown;
@@ -59,9 +60,9 @@ export function barrier(): { passed: Promise<void>; open: () => void } {
   return { passed, open };
 }
 
-/** Resolves when `condition` holds; the test's own time-out ends the waiting. */
+/** As `until` of test/support, with the condition itself for what is waited for. */
 export async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await sleep(systemClock, 2);
+  await untilTrue(String(condition), condition);
 }
 
 export const h = chunkHandle;

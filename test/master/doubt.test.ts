@@ -6,15 +6,21 @@ import * as fleet from "../../protocol/methods/fleet.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { MasterCluster, TestServer } from "../support/master-cluster.ts";
 import { outcome } from "../support/outcome.ts";
-import { contentsOf, located, scene, serversOf, writtenFile } from "../support/sets-scene.ts";
+import {
+  contentsOf,
+  located,
+  scene,
+  serversOf,
+  writtenFile,
+  untilDown,
+} from "../support/sets-scene.ts";
+import { until } from "../support/until.ts";
 
 /** Replicas that may lack bytes, orders whose outcome nobody knows, and what is left over. */
 
 async function gone(cluster: MasterCluster, ...servers: TestServer[]): Promise<void> {
-  for (const server of servers) {
-    server.leave();
-    while (cluster.master.fleet.isUp(must(server.id, "id"))) await new Promise(setImmediate);
-  }
+  for (const server of servers) server.leave();
+  for (const server of servers) await untilDown(cluster, server);
 }
 
 const idOf = (server: TestServer) => must(server.id, "id");
@@ -127,7 +133,7 @@ t.test("a clone whose answer was lost is found and deleted if it is not wanted",
   const late = must(serversOf(servers, grant)[1], "a server");
   late.losesAnswers = true;
   const making = sets.makeCopy(grant.handle, undefined);
-  while (late.connection?.closed !== true) await new Promise(setImmediate);
+  await until("it has carried it out", () => late.connection?.closed === true);
   late.losesAnswers = false;
   await late.join(cluster);
   const copy = must(await making, "a copy");

@@ -1,6 +1,4 @@
 import t, { type Test } from "tap";
-import { sleep } from "../../common/clock.ts";
-import { systemClock } from "../../common/os/clock.ts";
 import type { SyncMode } from "../../master/namespace/committer.ts";
 import { epoch, type Ino, rootIno } from "../../protocol/id.ts";
 import * as admin from "../../protocol/methods/admin.ts";
@@ -16,15 +14,12 @@ import {
   testServers,
 } from "../support/master-cluster.ts";
 import { outcome } from "../support/outcome.ts";
+import { until } from "../support/until.ts";
 
 /**
  * The master alone loses power, and with it whatever was not synced (P2): nothing that the others
  * did on its word may be wrong then.
  */
-
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await sleep(systemClock, 5);
-}
 
 class Scene {
   readonly disk = new JournalDisk();
@@ -73,13 +68,16 @@ class Scene {
 
   /** Until the deleted file's chunk is off the record. */
   async reclaimed({ handle }: Grant): Promise<void> {
-    await until(() => this.cluster.master.chunks.sets.find(handle) === undefined);
+    await until(
+      "the chunk is gone",
+      () => this.cluster.master.chunks.sets.find(handle) === undefined,
+    );
   }
 
   /** Lets the sync that comes by itself within a second come now. */
   async timePasses(): Promise<void> {
     this.disk.fireTimers();
-    await until(() => this.disk.unsyncedBytes === 0);
+    await until("all is synced", () => this.disk.unsyncedBytes === 0);
     await turn();
   }
 }
@@ -214,7 +212,7 @@ t.test("a chunk is written in place only when nobody else can show it again", as
   await scene.synced();
   await scene.unlink("copy", copy.attr);
   const refs = (): number | undefined => scene.cluster.master.chunks.sets.find(grant.handle)?.refs;
-  await until(() => refs() === 1);
+  await until("one file has it", () => refs() === 1);
   t.ok(scene.disk.unsyncedBytes > 0, "that it is not shared any more is not on the disk");
   const again = await scene.mount.grant(attr);
   t.equal(again.handle, grant.handle, "the chunk itself, not a copy of it");
@@ -242,7 +240,7 @@ t.test("epochs: after any loss of power, servers are not ahead of the master", a
     let fenced = 0;
     for (const server of scene.servers) server.onOrder = () => void (fenced += 1);
     void scene.mount.mutate(admin.createSnapshot, { dir: rootIno, name }).catch(() => undefined);
-    await until(() => fenced >= scene.servers.length);
+    await until("all are fenced", () => fenced >= scene.servers.length);
     await scene.losePower();
     const granted = await scene.mount.mutate(chunk.grant, { ino, index: 0 });
     for (const server of scene.servers) {

@@ -15,8 +15,10 @@ import {
   scene,
   serverIds,
   serversOf,
+  untilDown,
   writtenFile,
 } from "../support/sets-scene.ts";
+import { until } from "../support/until.ts";
 
 /** Who may be granted what, when servers come, go, and lie in the past. */
 
@@ -157,7 +159,7 @@ t.test("a server leaves a set only if all others are there", async (t) => {
   const { sets } = cluster.master.chunks;
   const [a, b, c] = servers as [TestServer, TestServer, TestServer];
   c.leave();
-  while (cluster.master.fleet.isUp(must(c.id, "id"))) await new Promise(setImmediate);
+  await untilDown(cluster, c);
   t.equal(await outcome(sets.dropReplica(grant.handle, must(a.id, "id"))), "unavailable");
   t.equal(sets.find(grant.handle)?.version, grant.version, "nothing has changed");
   await c.join(cluster);
@@ -282,7 +284,7 @@ t.test("a server that registers while a snapshot is taken is told the new epoch"
   const before = Number(late.epoch);
   late.losesAnswers = true;
   const taken = mount.mutate(createSnapshot, { dir: rootIno, name: Buffer.from("s") });
-  while (late.connection?.closed !== true) await new Promise(setImmediate);
+  await until("it is cut off", () => late.connection?.closed === true);
   late.losesAnswers = false;
   await late.join(cluster);
   t.ok(Number(late.epoch) > before, "before the snapshot is even recorded");
@@ -307,7 +309,7 @@ t.test("replicas that are all bad are mended from each other, or stay as they ar
   const [a, b] = servers as [TestServer, TestServer];
   const report = { handle, version, reason: "a CRC" };
   b.leave();
-  while (cluster.master.fleet.isUp(must(b.id, "id"))) await new Promise(setImmediate);
+  await untilDown(cluster, b);
   await must(a.connection, "connected").call(fleet.replicaBad, report);
   await b.join(cluster);
   await must(b.connection, "connected").call(fleet.replicaBad, report);
@@ -333,7 +335,7 @@ t.test(
     const { attr, grant } = await writtenFile(all, "x");
     const [only] = servers as [TestServer];
     only.leave();
-    while (cluster.master.fleet.isUp(must(only.id, "id"))) await new Promise(setImmediate);
+    await untilDown(cluster, only);
     t.equal(await outcome(mount.grant(attr)), "unavailable", "it may come back, and have it");
     only.chunks.delete(grant.handle);
     await only.join(cluster);

@@ -1,6 +1,7 @@
 import t from "tap";
 import { ino } from "../../protocol/id.ts";
 import { LiveCluster } from "../support/live-cluster.ts";
+import { until } from "../support/until.ts";
 import { openFlags, TestFile } from "./contents-support.ts";
 
 /** O_APPEND from several mounts at a time (design §4), and what a dead mount leaves behind. */
@@ -107,12 +108,12 @@ t.test("what was sent and not committed survives a restart of the master", async
   const onServers = (): boolean =>
     cluster.servers.every(({ store }) => store.table.usedBytes === mib);
   await file.write(0, Buffer.alloc(mib, 1));
-  while (!onServers()) await new Promise(setImmediate);
+  await until("the servers have it", onServers);
   const committed = cluster.master.reader.inode(ino(file.node), undefined).size;
   t.equal(committed, 0, "the master does not know of it");
   const before = cluster.master;
   const restarted = cluster.restartMaster();
-  while (cluster.master === before) await new Promise(setImmediate);
+  await until("there is a new master", () => cluster.master !== before);
   // The mount notices that its connection has ended.
   for (let turn = 0; turn < 50; turn += 1) await new Promise(setImmediate);
   // It needs the file's tail before the background has told the new master of the rest.

@@ -5,7 +5,7 @@ import { statusOf } from "../../protocol/status.ts";
 
 /** Files through the mount's interface, as short as through system calls. */
 
-export const caller: Caller = { uid: 0, gid: 0, pid: 1 };
+const caller: Caller = { uid: 0, gid: 0, pid: 1 };
 export const openFlags = {
   readOnly: 0,
   readWrite: 2,
@@ -116,7 +116,7 @@ export class TestFile {
   }
 }
 
-export async function find(fs: FileSystem, path: string): Promise<Node> {
+async function find(fs: FileSystem, path: string): Promise<Node> {
   let node = rootNode;
   for (const name of path.split("/").filter((part) => part !== "")) {
     ({ node } = await fs.lookup(node, Buffer.from(name), caller));

@@ -1,5 +1,4 @@
 import t from "tap";
-import { sleep } from "../../common/clock.ts";
 import { systemClock } from "../../common/os/clock.ts";
 import { must } from "../../common/assert.ts";
 import type { Caller, Entry, KernelCaches, Node, OpenFile } from "../../mount/fuse/filesystem.ts";
@@ -7,6 +6,7 @@ import * as s from "../../mount/fuse/device/structures.ts";
 import { structure } from "../support/fake-kernel.ts";
 import { FakeMount, initialized } from "../support/fake-mount.ts";
 import { MemoryFileSystem } from "../support/memory-filesystem.ts";
+import { until } from "../support/until.ts";
 
 /** Looks up and reads when it is told to. */
 class Held extends MemoryFileSystem {
@@ -173,7 +173,7 @@ await t.test("pages of a file that is never idle are dropped too", async (tt) =>
   void mount.read(node, file, 10);
   await caches.dropNode(node, { pages: true });
   await caches.dropNode(node, { pages: true });
-  while (kernel.notifications.length < 3) await sleep(systemClock, 10);
+  await until("the pages go", () => kernel.notifications.length >= 3);
   tt.equal(kernel.notifications[2]?.message.readBigInt64LE(24), 0n);
 });
 
@@ -191,7 +191,7 @@ await t.test("a full queue is tried again, a gone mount is not", async (tt) => {
   kernel.notifyAtOnce = false;
   const dropped = caches.dropNode(1, { pages: true });
   kernel.notifications[0]?.resolve(-105); // ENOBUFS
-  while (kernel.notifications.length < 2) await new Promise(setImmediate);
+  await until("it is tried again", () => kernel.notifications.length >= 2);
   kernel.notifications[1]?.resolve(-19); // ENODEV
   await dropped;
   const waiting = caches.dropEntry(1, Buffer.from("x"));

@@ -57,7 +57,7 @@ export interface Command {
   lazy?: boolean;
 }
 
-export class NullFilesystem {
+class NullFilesystem {
   readonly attachment: Attachment;
   /** Messages by opcode. */
   readonly seen: Record<number, number> = {};
@@ -146,7 +146,7 @@ export class NullFilesystem {
 }
 
 /** FUSE_NOTIFY_INVAL_ENTRY (3) for a name in the root. */
-export function invalidateEntry(name: string): Buffer {
+function invalidateEntry(name: string): Buffer {
   const bytes = Buffer.from(name);
   const body = Buffer.alloc(16 + bytes.length + 1);
   body.writeBigUInt64LE(1n, 0);

@@ -16,7 +16,7 @@ const limitMs = 30_000;
 
 export const driverPath = fileURLToPath(new URL("fuse-native-driver.js", import.meta.url));
 
-export interface Outcome {
+interface Outcome {
   code: number | string | undefined;
   output: string;
   errors: string;
@@ -42,7 +42,7 @@ export function run(program: string, args: readonly string[], cwd = "/"): Promis
 export const bash = (script: string, cwd?: string): Promise<Outcome> =>
   run("bash", ["-euo", "pipefail", "-c", script], cwd);
 
-export interface DriverState {
+interface DriverState {
   state: string;
   references: number;
   openFiles: number;

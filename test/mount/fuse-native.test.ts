@@ -1,6 +1,8 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import t from "tap";
+import { holdersOf } from "../../cli/mounts.ts";
+import { until } from "../support/until.ts";
 import {
   bash,
   driverPath,
@@ -158,12 +160,13 @@ await t.test("SIGTERM unmounts and ends with 0, lazily while the mount is in use
   tt.equal(await idle.exited, 0);
   tt.notOk((await readFile("/proc/self/mountinfo", "utf8")).includes(directory));
   const used = await mountMemory(tt, directory);
-  const user = bash("echo here; sleep 1", directory);
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  const user = bash(`until [ -e ${directory}.go ]; do sleep 0.02; done`, directory);
+  await until("it is used", () => holdersOf(directory).length > 0);
   used.child.kill("SIGTERM");
   tt.equal(await used.exited, 0);
   tt.match(used.errors, /mount\.unmounting-lazily/, "and says so");
   tt.notOk((await readFile("/proc/self/mountinfo", "utf8")).includes(directory));
+  await writeFile(`${directory}.go`, "");
   await user;
 });
 

@@ -1,7 +1,5 @@
 import t, { type Test } from "tap";
 import { reclaimTrash } from "../../master/background/reclaim.ts";
-import { sleep } from "../../common/clock.ts";
-import { systemClock } from "../../common/os/clock.ts";
 import { ino } from "../../protocol/id.ts";
 import {
   type Caller,
@@ -12,6 +10,7 @@ import {
 } from "../../mount/fuse/filesystem.ts";
 import { LiveCluster } from "../support/live-cluster.ts";
 import { outcome } from "../support/outcome.ts";
+import { until } from "../support/until.ts";
 
 const caller: Caller = { uid: 0, gid: 0, pid: 1 };
 const user: Caller = { uid: 1000, gid: 1000, pid: 2 };
@@ -62,7 +61,7 @@ t.test("reading shows a new atime here at once, and to the other mount in a whil
   await one.release(file);
   t.equal((await stat(one, node)).atime, after.atime, "once is enough");
   const told = (): bigint => cluster.master.reader.getattr(ino(node), undefined).atime;
-  while (told() !== after.atime) await sleep(systemClock, 20);
+  await until("the master is told", () => told() === after.atime);
   t.equal((await stat(two, node)).atime, after.atime);
 });
 
@@ -144,7 +143,7 @@ t.test("a file without a name can be written, named, and read by the other mount
   const lost = await one.tmpfile(rootNode, making, caller);
   await write(one, lost.file, "lost");
   await one.release(lost.file);
-  while (cluster.store.count("orphan") > 0) await sleep(systemClock, 20);
+  await until("nothing is open any more", () => cluster.store.count("orphan") === 0);
   while (await reclaimTrash(cluster.master.committer)) continue;
   t.equal(cluster.store.count("inode"), 2, "only the root and the named file are left");
 });

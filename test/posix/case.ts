@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { type Bytes, type Place, type Process, type Stat, SyscallError } from "./process.ts";
+import { until } from "../support/until.ts";
 
 /**
  * A case: what POSIX or Linux promises of a directory, and a function that finds out. It knows
@@ -86,7 +87,7 @@ export async function tick(process: Process): Promise<void> {
   };
   const before = await now();
   // A jiffy on a local disk; where times are cut to ms or s, until the next of these.
-  while ((await now()) <= before) await pause(1);
+  await until("the clock has moved on", async () => (await now()) > before);
   await process.close(fd);
 }
 
@@ -113,11 +114,8 @@ export async function moves(
 
 /** Waits until a process is blocked in a lock call. */
 export async function untilItWaits(process: Process, call: "fcntl" | "flock"): Promise<void> {
-  while (!process.waitsIn(call)) await pause(2);
+  await until(`process ${process.pid} waits in ${call}`, () => process.waitsIn(call));
 }
-
-export const pause = (ms: number): Promise<void> =>
-  new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Bytes that are the same in every run and differ from place to place. */
 export function pattern(length: number, seed = 1): Bytes {

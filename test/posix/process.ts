@@ -1,7 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { waitsIn } from "../support/blocked.ts";
 
 /** A process that makes system calls for a case: syscalls.py, typed. */
 
@@ -13,9 +13,9 @@ export type Bytes = string;
 /** An open file, or a path that is relative to the case's directory. */
 export type Place = number | Bytes;
 /** Names of the system's flags, joined by "|". */
-export type Flags = string;
+type Flags = string;
 /** ns since 1970 in decimal, or what utimensat(2) has instead. */
-export type Time = "UTIME_NOW" | "UTIME_OMIT" | bigint;
+type Time = "UTIME_NOW" | "UTIME_OMIT" | bigint;
 
 /** The bytes of a text in UTF-8. */
 export const utf8 = (text: string): Bytes => Buffer.from(text, "utf8").toString("latin1");
@@ -45,14 +45,14 @@ export interface Stat extends Omit<RawStat, "atime" | "mtime" | "ctime"> {
   ctime: bigint;
 }
 
-export interface RecordLock {
+interface RecordLock {
   kind: "F_RDLCK" | "F_WRLCK" | "F_UNLCK";
   start: number;
   length: number;
   pid: number;
 }
 
-export interface Statvfs {
+interface Statvfs {
   bsize: number;
   frsize: number;
   blocks: number;
@@ -63,14 +63,14 @@ export interface Statvfs {
   namemax: number;
 }
 
-export interface Ran {
+interface Ran {
   code: number;
   out: Bytes;
   err: Bytes;
 }
 
 /** What a call came to in a child process: for those that may kill it. */
-export type Forked = { value: unknown } | { errno: string } | { signal: string };
+type Forked = { value: unknown } | { errno: string } | { signal: string };
 
 /** [name, inode, type, offset] */
 export type Dirent = [Bytes, number, number, string];
@@ -175,9 +175,7 @@ export class Process {
 
   /** Whether it waits in the system call of this name now: "fcntl" or "flock". */
   waitsIn(call: "fcntl" | "flock"): boolean {
-    const numbers = { x64: { fcntl: 72, flock: 73 }, arm64: { fcntl: 25, flock: 32 } };
-    const number = numbers[process.arch === "arm64" ? "arm64" : "x64"][call];
-    return readFileSync(`/proc/${this.pid}/syscall`, "utf8").startsWith(`${number} `);
+    return waitsIn(this.pid, call);
   }
 
   /** A call that has no method of its own here. */

@@ -210,7 +210,19 @@ const cases: readonly Case[] = [
     program: "cli",
     why: "no such directory",
     args: `snapshot create /nonexistent --master ${cluster.masterAddress}`,
-    says: /nonexistent/,
+    says: /\/nonexistent: no such .* \(no gfs mount holds it\)/,
+  },
+  {
+    program: "cli",
+    why: "no such directory in a mount",
+    args: `snapshot create ${cluster.m}/nonexistent --master ${cluster.masterAddress}`,
+    says: /\/m1\/nonexistent: no such file or directory in the filesystem$/,
+  },
+  {
+    program: "cli",
+    why: "no such snapshot",
+    args: `snapshot delete ${cluster.m} gone --master ${cluster.masterAddress}`,
+    says: /no snapshot 'gone': gfs snapshot list/,
   },
 ];
 
@@ -237,6 +249,13 @@ t.test("what is wrong on a command line is told in one line, with exit status 1"
   };
   await Promise.all([worker(), worker(), worker()]); // Most of the time is spent starting Node.
   t.equal(await cluster.ok("ls -A $W/foreign; cat $W/foreign/*"), "letter.txt\nnot yours");
+});
+
+t.test("the mount's log has the level that GFS_LOG says", async (t) => {
+  const command = `mkdir $W/quiet; ${quote(process.execPath)} ${quote(programPath("mount"))} \
+    $W/quiet --master $MASTER --log $W/quiet.log; ls $W/quiet; umount $W/quiet`;
+  await cluster.ok(command, { env: { GFS_LOG: "error" } });
+  t.equal(await cluster.ok("cat $W/quiet.log"), "");
 });
 
 const [masterPort, serverPort] = [

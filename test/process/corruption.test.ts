@@ -1,7 +1,8 @@
 import t from "tap";
 import { must } from "../../common/assert.ts";
 import { chunkFilesOf } from "../support/chunk-files.ts";
-import { Cluster, until } from "../support/cluster.ts";
+import { Cluster } from "../support/cluster.ts";
+import { until } from "../support/until.ts";
 
 /** Bits that flip on a disk (P3): a read gives what was written, or an error, never other bytes. */
 

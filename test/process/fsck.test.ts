@@ -1,7 +1,8 @@
 import t from "tap";
 import { must } from "../../common/assert.ts";
 import { chunkFilesOf } from "../support/chunk-files.ts";
-import { Cluster, until } from "../support/cluster.ts";
+import { Cluster } from "../support/cluster.ts";
+import { until } from "../support/until.ts";
 
 /** What nobody reads goes bad; all copies go bad: found, told by name, and what is good is read. */
 

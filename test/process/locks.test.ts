@@ -1,8 +1,9 @@
 import { spawnSync } from "node:child_process";
 import t from "tap";
-import { Cluster, until } from "../support/cluster.ts";
+import { Cluster } from "../support/cluster.ts";
 import { Locker } from "../support/locker.ts";
 import { programPath } from "../support/process-program.ts";
+import { until } from "../support/until.ts";
 
 /** flock(2) and fcntl(2) of real processes on two mounts, as they would be on one machine. */
 

@@ -16,6 +16,7 @@ import { StatusError, statusOf } from "../../protocol/status.ts";
 import { listen } from "../../protocol/websocket.ts";
 import { outcome } from "../support/outcome.ts";
 import { transportPair } from "../support/memory-transport.ts";
+import { until } from "../support/until.ts";
 
 function connect(handlers: Handlers) {
   const [near, far] = transportPair();
@@ -176,10 +177,10 @@ t.test("over a socket too, also when the peer goes away without reading", async 
   for (let id = 1; id <= 40; id += 1) {
     reader.write(maskedFrame(encodeCbor([0, id, readChunk.code, 60_000, params])));
   }
-  while (asked < 40) await new Promise(setImmediate);
+  await until("forty are asked", () => asked >= 40);
   t.ok(waiting.size > 10, "what nobody reads is still in memory");
   reader.destroy();
-  while (waiting.size > 0) await new Promise(setImmediate);
+  await until("nothing is in memory", () => waiting.size === 0);
 });
 
 /** A whole binary message of a client, masked with zeros (RFC 6455 §5.2). */

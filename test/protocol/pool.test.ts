@@ -11,6 +11,7 @@ import { StatusError } from "../../protocol/status.ts";
 import { handClock } from "../support/hand-clock.ts";
 import { transportPair } from "../support/memory-transport.ts";
 import { outcome } from "../support/outcome.ts";
+import { until } from "../support/until.ts";
 
 /** A server that can be switched off and on, and a pool that dials it. */
 function poolAndServer() {
@@ -92,6 +93,6 @@ t.test("a peer that does not say who it is does not keep its place", async (t) =
   await connection.call(hello, greeting);
   must(silent, "a peer").onClose(() => closed.push(true));
   fire();
-  while (closed.length === 0) await new Promise(setImmediate);
+  await until("one is closed", () => closed.length > 0);
   t.equal(connection.closed, false);
 });

@@ -115,7 +115,7 @@ function checkReplicas(
   }
 }
 
-export interface Replica {
+interface Replica {
   record: ChunkRecord;
   bytes: Buffer;
 }

@@ -28,7 +28,7 @@ const clientsCount = 3;
 /** Small, so that a run of a minute sees many checkpoints. */
 const journalLimits = { journalBytes: 24_000, checkpointAfterMs: 4_000, sliceRows: 20 };
 
-export interface ClusterOptions {
+interface ClusterOptions {
   world: World;
   sync: SyncMode;
 }
@@ -67,7 +67,7 @@ export class SimCluster {
   }
 }
 
-export class SimMaster {
+class SimMaster {
   readonly node: SimNode;
   readonly disk: JournalDisk;
   /** The program, once it has started. */

@@ -5,7 +5,7 @@
  */
 
 /** Where bytes come from: a write. Seed 0 is zeros, as of a hole. */
-export interface Source {
+interface Source {
   readonly seed: number;
   /** Added to an offset in the file for the offset at which the bytes were made. */
   readonly shift: number;

@@ -65,7 +65,7 @@ interface NameChange {
 }
 
 /** What a step shall fail with, if it shall fail. */
-export type FailStep = (site: string, isWrite: boolean) => string | undefined;
+type FailStep = (site: string, isWrite: boolean) => string | undefined;
 
 export class SimDisk {
   totalBytes = 1 << 30;

@@ -7,7 +7,7 @@ import type { Random } from "./random.ts";
 import type { SimNode, World } from "./world.ts";
 
 /** Faults, by kind. A seed has some kinds of them: all at once would hide what one alone does. */
-export const faultKinds = [
+const faultKinds = [
   "packets",
   "breaks",
   "partition",
@@ -26,9 +26,9 @@ export const faultKinds = [
   "bad-disk",
 ] as const;
 
-export type FaultKind = (typeof faultKinds)[number];
+type FaultKind = (typeof faultKinds)[number];
 
-export interface FaultPlan {
+interface FaultPlan {
   kinds: ReadonlySet<FaultKind>;
   /** Statuses that an application may be told because of them. */
   tolerated: ReadonlySet<string>;

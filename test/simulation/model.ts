@@ -6,7 +6,7 @@ import { Contents, Sources } from "./contents.ts";
  * before it (P1, P2). Where an outcome is not known, both allow either.
  */
 
-export type FileId = number;
+type FileId = number;
 /** In the place of a file: there is none. */
 export const absent: FileId = 0;
 

@@ -16,7 +16,7 @@ import type { Life, SimNode, World } from "./world.ts";
  */
 
 /** How bad the network is. Probabilities are per packet. */
-export interface Weather {
+interface Weather {
   drop: number;
   /** Late by up to a few seconds: also after a new connection has taken the old one's place. */
   delay: number;
@@ -132,7 +132,7 @@ export class Network {
 type OnTransport = (transport: Transport, peer: string) => void;
 
 /** One connection: two ends, and what is on its way between them. */
-export class Link {
+class Link {
   readonly network: Network;
   readonly name: string;
   readonly ends: [End, End];
@@ -170,7 +170,7 @@ interface Fin {
 
 type Packet = readonly Buffer[] | Fin;
 
-export class End implements Transport {
+class End implements Transport {
   readonly life: Life;
   readonly #link: Link;
   peer!: End;

@@ -10,7 +10,7 @@ import { inWorld, World } from "./world.ts";
 
 /** One seed, from an empty cluster to the last check. */
 
-export interface RunOptions {
+interface RunOptions {
   seed: number;
   /** Virtual time with faults. */
   forMs?: number;

@@ -15,7 +15,7 @@ import type { Life, World } from "./world.ts";
  * writes to a file or changes a name; others may read meanwhile.
  */
 
-export const directories = ["d0", "d1"] as const;
+const directories = ["d0", "d1"] as const;
 const namesPerDirectory = 5;
 /** Pairs of readers and writers per client. */
 const workersPerClient = 2;

@@ -8,8 +8,6 @@ import { listMounts } from "../../cli/mounts.ts";
 import { NamespaceSession } from "../../cli/session.ts";
 import type { Address } from "../../common/address.ts";
 import { must } from "../../common/assert.ts";
-import { sleep } from "../../common/clock.ts";
-import { systemClock } from "../../common/os/clock.ts";
 import type { Connection } from "../../protocol/connection.ts";
 import type { ReplyOf } from "../../protocol/method.ts";
 import { status } from "../../protocol/methods/admin.ts";
@@ -23,6 +21,7 @@ import {
   shellOk,
   startShell,
 } from "./process-shell.ts";
+import { until } from "./until.ts";
 
 /**
  * A cluster of real processes in a temporary directory, for the length of a test file:
@@ -34,13 +33,13 @@ import {
 export type Status = ReplyOf<typeof status>;
 
 /** What a cluster needs of tap's test object. */
-export interface Test {
+interface Test {
   teardown(work: () => Promise<void>): unknown;
   comment(text: string): unknown;
   passing(): boolean;
 }
 
-export interface ClusterOptions {
+interface ClusterOptions {
   servers?: number;
   /** MiB per chunk. Small ones make many chunks of little data. */
   chunkMiB?: number;
@@ -48,13 +47,10 @@ export interface ClusterOptions {
   mounts?: number;
 }
 
-/** Programs start in a second; on a machine that does much else, in many. */
-const readyMsMax = 60_000;
-const pollMs = 50;
 /** Below the range that the kernel takes ports of outgoing connections from. */
 const ports = { first: 20_000, count: 12_000 };
 
-export interface Mount {
+interface Mount {
   readonly directory: string;
   readonly program: Program;
 }
@@ -265,26 +261,7 @@ export class Cluster {
   }
 }
 
-/** Polls until `probe` gives something true, and returns it; after `msMax` it throws. */
-export async function until<T>(
-  what: string,
-  probe: () => Promise<T | undefined | false> | T | undefined | false,
-  options: { msMax?: number | undefined; shows?: () => string | undefined } = {},
-): Promise<T> {
-  const { msMax = readyMsMax, shows } = options;
-  const endMs = systemClock.nowMs() + msMax;
-  for (;;) {
-    const value = await probe();
-    if (value !== undefined && value !== false) return value;
-    if (systemClock.nowMs() > endMs) {
-      const last = shows?.() ?? "";
-      throw new Error(`waited ${msMax} ms in vain until ${what}${last && `; last: ${last}`}`);
-    }
-    await sleep(systemClock, pollMs);
-  }
-}
-
-export function isMounted(directory: string): boolean {
+function isMounted(directory: string): boolean {
   const mounts = listMounts(readFileSync("/proc/self/mountinfo", "utf8"));
   return mounts.some(({ mountpoint }) => mountpoint === directory);
 }

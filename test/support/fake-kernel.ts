@@ -13,7 +13,7 @@ export interface Answer {
   data: Buffer;
 }
 
-export interface Question {
+interface Question {
   node?: number;
   /** The structure; zeros unless given. */
   body?: Buffer;
@@ -107,7 +107,7 @@ export class FakeKernel implements Channel {
   }
 }
 
-export const caller = { uid: 1000, gid: 100, pid: 4242 };
+const caller = { uid: 1000, gid: 100, pid: 4242 };
 
 export function initQuestion({
   major = 7,

@@ -18,7 +18,7 @@ interface StoredFile {
 const ended = new Error("the process has ended");
 
 /** A random number in [0, 1). */
-export type Random = () => number;
+type Random = () => number;
 
 /**
  * The disk below a journaled store, in memory: it knows what was synced, and forgets the rest when

@@ -29,7 +29,7 @@ interface Teardown {
   teardown(work: () => unknown): unknown;
 }
 
-export interface LiveMount {
+interface LiveMount {
   readonly fileSystem: FileSystem;
   close(): Promise<void>;
 }

@@ -2,6 +2,8 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import { sleep } from "../../common/clock.ts";
 import { systemClock } from "../../common/os/clock.ts";
+import { waitsIn } from "./blocked.ts";
+import { until } from "./until.ts";
 
 /**
  * A process that has one file open, and locks, reads and writes it as a test says, one command a
@@ -65,11 +67,13 @@ for line in sys.stdin:
 const answerMsMax = 150_000;
 
 export class Locker {
+  readonly #file: string;
   readonly #child: ChildProcess;
   readonly #answers: AsyncIterator<string>;
   #waiting = 0;
 
   private constructor(file: string) {
+    this.#file = file;
     this.#child = spawn("python3", ["-c", program, file], { stdio: ["pipe", "pipe", "inherit"] });
     const { stdout } = this.#child;
     if (!stdout) throw new Error("there is a pipe");
@@ -102,11 +106,16 @@ export class Locker {
     return String(value);
   }
 
-  /** Starts a command that waits. Resolves when it does, in the kernel. */
+  /** Starts a command that waits. Resolves when it does, and the master knows. */
   async begin(command: string): Promise<{ answer: Promise<string> }> {
     const answer = this.do(command);
-    // Long enough to be refused or granted, if it were.
-    await sleep(systemClock, 300);
+    const call = command.startsWith("flock") ? "flock" : "fcntl";
+    await until(`${command} waits`, () => waitsIn(this.pid, call));
+    // What another process of the same mount asks the master comes after it.
+    const witness = new Locker(this.#file);
+    await witness.#answer();
+    await witness.do("ask write 0 1");
+    await witness.kill();
     return { answer };
   }
 

@@ -15,7 +15,7 @@ export interface ShellResult {
 }
 
 /** Most commands end within a second; on a busy machine, many seconds. */
-export const shellMsDefault = 60_000;
+const shellMsDefault = 60_000;
 /** How long a killed command may take to be gone: one that hangs in the kernel never is. */
 const killMs = 3_000;
 /** What is kept of each stream: a listing of 10,000 names fits. */

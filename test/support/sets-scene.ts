@@ -5,9 +5,10 @@ import * as chunk from "../../protocol/methods/chunk.ts";
 import type { Attr, Grant } from "../../protocol/shapes.ts";
 import { MasterCluster, type TestMount, type TestServer, testServers } from "./master-cluster.ts";
 import { newTestStore } from "./test-store.ts";
+import { until } from "./until.ts";
 
 /** A master with chunk servers that do as they are told, and a mount, for tests of chunk sets. */
-export interface Scene {
+interface Scene {
   cluster: MasterCluster;
   servers: TestServer[];
   mount: TestMount;
@@ -20,6 +21,11 @@ export async function scene(test: Test, count = 3): Promise<Scene> {
   for (const server of servers) await server.join(cluster);
   test.teardown(() => cluster.stop());
   return { cluster, servers, mount: await cluster.mount() };
+}
+
+/** Waits until the master has noticed that a server has gone. */
+export async function untilDown(cluster: MasterCluster, { id }: TestServer): Promise<void> {
+  await until("its end is noticed", () => !cluster.master.fleet.isUp(must(id, "id")));
 }
 
 /** A file whose one chunk has been written everywhere and committed. */

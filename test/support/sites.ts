@@ -22,7 +22,7 @@ const replacing = ["write", "open", "sync", "publish", "publish-dir"];
 /** Anything that looks like the name of a step, but for events of a log. */
 const suspect = new RegExp(`(?<!\\.(?:event|debug|info|warn|error)\\(\\s*)${named}`, "g");
 
-export interface Sites {
+interface Sites {
   /** In order of the alphabet. */
   names: string[];
   /** What looks like a step and is not at a call that takes one. */

@@ -13,7 +13,7 @@ import type { Txn } from "../txn.ts";
 /** What a umask takes from: read, write and execute of owner, group and others. */
 const permissionClasses = 0o777;
 
-export function xattrValue(txn: Txn, ino: Ino, inode: Inode, name: Buffer): Buffer | undefined {
+function xattrValue(txn: Txn, ino: Ino, inode: Inode, name: Buffer): Buffer | undefined {
   const record = inode.xattrs > 0 ? txn.xattr(ino, name) : undefined;
   return record && decodeXattr(record).value;
 }
@@ -58,7 +58,7 @@ export function chmodAcl(txn: Txn, ino: Ino, inode: Inode, mode: number): Inode 
 }
 
 /** What a new inode gets of its permissions from the directory. */
-export interface Inherited {
+interface Inherited {
   mode: number;
   acls: readonly (readonly [name: Buffer, acl: Acl])[];
 }

@@ -1,13 +1,14 @@
 import type { Ino } from "../../../protocol/id.ts";
+import { isDirectory, permissionMask, typeMask } from "../../../protocol/mode.ts";
 import type { Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
 import { chmodAcl, dropCapability } from "./acl.ts";
-import { isDirectory, permissionMask, typeMask, withoutPrivileges } from "./common.ts";
+import { withoutPrivileges } from "./common.ts";
 
 /** "now" is the time of the commit, by the master's clock: all mounts' times compare. */
-export type NewTime = bigint | "now";
+type NewTime = bigint | "now";
 
-export interface AttrChanges {
+interface AttrChanges {
   mode?: number | undefined;
   uid?: number | undefined;
   gid?: number | undefined;

@@ -1,5 +1,14 @@
 import { nameBytesMax } from "../../../protocol/limits.ts";
 import { type Ino, ino as toIno, noIno } from "../../../protocol/id.ts";
+import {
+  fileType,
+  groupExecuteBit,
+  isDirectory,
+  isRegular,
+  setgidBit,
+  setuidBit,
+  typeMask,
+} from "../../../protocol/mode.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import type { Attr } from "../../../protocol/shapes.ts";
 import type { Inode } from "../../store/tables.ts";
@@ -9,24 +18,6 @@ import { inherit, storeAcl } from "./acl.ts";
 
 /** What the namespace operations share. */
 
-/** The type bits of `mode` and their values (inode(7)). */
-export const typeMask = 0o170000;
-export const type = {
-  fifo: 0o010000,
-  characterDevice: 0o020000,
-  directory: 0o040000,
-  blockDevice: 0o060000,
-  regular: 0o100000,
-  symlink: 0o120000,
-  socket: 0o140000,
-} as const;
-
-export const setuidBit = 0o4000;
-export const setgidBit = 0o2000;
-export const groupExecuteBit = 0o010;
-/** What chmod can change. */
-export const permissionMask = 0o7777;
-
 /** Contents take space in such steps, as far as stat(2) tells. */
 const allocationBytes = 4096;
 /** A directory's size, as on ext4: one block, whatever is in it. */
@@ -34,14 +25,6 @@ const directoryBytes = 4096;
 
 /** Reserved in every directory: the snapshots in which it is. */
 export const snapshotsName = Buffer.from(".snapshots");
-
-export function isDirectory(inode: { mode: number }): boolean {
-  return (inode.mode & typeMask) === type.directory;
-}
-
-export function isRegular(inode: { mode: number }): boolean {
-  return (inode.mode & typeMask) === type.regular;
-}
 
 export function attrOf(ino: Ino, inode: Inode, chunkBytes: number): Attr {
   // As on a local disk, whole blocks of what has chunks; how full each chunk is, only servers know.
@@ -98,7 +81,7 @@ export function touchDirectory(txn: Txn, ino: Ino, inode: Inode, nlinkChange = 0
   txn.putInode(ino, { ...inode, nlink, mtime: txn.nowNs, ctime: txn.nowNs });
 }
 
-export interface NewInode {
+interface NewInode {
   mode: number;
   /** The maker's; absent: exactly `mode`, whatever default ACL the parent has. */
   umask?: number | undefined;
@@ -137,7 +120,7 @@ export function newInode(
   wanted: NewInode,
 ): { ino: Ino; inode: Inode } {
   const isDir = isDirectory(wanted);
-  const isSymlink = (wanted.mode & typeMask) === type.symlink;
+  const isSymlink = (wanted.mode & typeMask) === fileType.symlink;
   const umask = isSymlink ? undefined : wanted.umask;
   const inherited = inherit(txn, parent, { mode: wanted.mode, umask, isDirectory: isDir });
   const inheritsGroup = (parent.inode.mode & setgidBit) !== 0;

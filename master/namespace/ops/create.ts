@@ -1,5 +1,12 @@
 import type { Ino } from "../../../protocol/id.ts";
 import { symlinkBytesMax } from "../../../protocol/limits.ts";
+import {
+  fileType,
+  isDirectory,
+  isRegular,
+  permissionMask,
+  typeMask,
+} from "../../../protocol/mode.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import type { Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
@@ -7,14 +14,9 @@ import {
   addInode,
   checkNewName,
   directory,
-  isDirectory,
-  isRegular,
   linkableOrphan,
   newInode,
   orphanKey,
-  permissionMask,
-  type,
-  typeMask,
 } from "./common.ts";
 
 interface Owner {
@@ -44,7 +46,7 @@ export function createFile(
     if (!isRegular(inode)) throw new StatusError("stale", "the name is not a regular file");
     return { ino: existing.ino, inode, created: false };
   }
-  const mode = type.regular | (wanted.mode & permissionMask);
+  const mode = fileType.regular | (wanted.mode & permissionMask);
   const made = addInode(txn, { ino: wanted.parent, inode: parent }, wanted.name, {
     ...wanted,
     mode,
@@ -61,7 +63,7 @@ export function createTmpfile(
   wanted: Making & { parent: Ino; linkable: boolean },
 ): { ino: Ino; inode: Inode } {
   const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
-  const mode = type.regular | (wanted.mode & permissionMask);
+  const mode = fileType.regular | (wanted.mode & permissionMask);
   const made = newInode(txn, parent, { ...wanted, mode });
   txn.putInode(made.ino, made.inode);
   txn.put("orphan", orphanKey(made.ino), wanted.linkable ? linkableOrphan : Buffer.alloc(0));
@@ -74,7 +76,7 @@ export function makeDirectory(
   wanted: Making & { parent: Ino; name: Buffer },
 ): { ino: Ino; inode: Inode } {
   const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
-  const mode = type.directory | (wanted.mode & permissionMask);
+  const mode = fileType.directory | (wanted.mode & permissionMask);
   return addInode(txn, parent, wanted.name, { ...wanted, mode });
 }
 
@@ -84,11 +86,11 @@ export function makeNode(
   wanted: Making & { parent: Ino; name: Buffer; rdev: number },
 ): { ino: Ino; inode: Inode } {
   const parent = { ino: wanted.parent, inode: directory(txn, wanted.parent) };
-  const kind = wanted.mode & typeMask || type.regular;
-  if (kind === type.directory || kind === type.symlink) {
+  const kind = wanted.mode & typeMask || fileType.regular;
+  if (kind === fileType.directory || kind === fileType.symlink) {
     throw new StatusError("invalid", "mknod does not make directories or symlinks");
   }
-  const isDevice = kind === type.characterDevice || kind === type.blockDevice;
+  const isDevice = kind === fileType.characterDevice || kind === fileType.blockDevice;
   return addInode(txn, parent, wanted.name, {
     ...wanted,
     mode: kind | (wanted.mode & permissionMask),
@@ -106,5 +108,5 @@ export function makeSymlink(
   if (wanted.target.length > symlinkBytesMax) {
     throw new StatusError("name-too-long", "the target is too long");
   }
-  return addInode(txn, parent, wanted.name, { ...wanted, mode: type.symlink | 0o777 });
+  return addInode(txn, parent, wanted.name, { ...wanted, mode: fileType.symlink | 0o777 });
 }

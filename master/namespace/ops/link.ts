@@ -1,5 +1,6 @@
 import { type Ino, noIno } from "../../../protocol/id.ts";
 import { linksMax } from "../../../protocol/limits.ts";
+import { isDirectory, typeMask } from "../../../protocol/mode.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import type { Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
@@ -9,12 +10,10 @@ import {
   checkNewName,
   directory,
   dropLink,
-  isDirectory,
   discard,
   linkableOrphan,
   orphanKey,
   touchDirectory,
-  typeMask,
 } from "./common.ts";
 
 /** link(2). Also gives a name to what was made without one (O_TMPFILE). */

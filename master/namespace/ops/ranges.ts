@@ -1,4 +1,5 @@
 import type { Epoch, Ino } from "../../../protocol/id.ts";
+import { isDirectory, isRegular } from "../../../protocol/mode.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import { numberFromKey, numberKey } from "../../store/bytes.ts";
 import { rowsAt } from "../../store/history.ts";
@@ -6,7 +7,6 @@ import type { StoreReader } from "../../store/store.ts";
 import { decodeChunk, decodeChunkRef, decodeInode, type Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
 import { dropCapability } from "./acl.ts";
-import { isDirectory, isRegular } from "./common.ts";
 
 /** Ranges of regular files: chunks dropped, and shared with other files. */
 
@@ -78,7 +78,7 @@ function endOfWhole(size: number, end: number, chunkBytes: number): number {
 }
 
 /** A range of one file that another one is to have as well, by bytes. */
-export interface SharedRange {
+interface SharedRange {
   source: Ino;
   /** The source as it was in that epoch, a snapshot's; as it is, without. */
   at: Epoch | undefined;
@@ -92,7 +92,7 @@ export interface SharedRange {
  * How much of a range can be shared, in bytes: whole chunks, at most `rowsPerStepMax`; and the last
  * one of the source, which is not full, if the target ends there too. 0 if it has to be copied.
  */
-export function shareable(
+function shareable(
   range: Pick<SharedRange, "offset" | "targetOffset" | "length">,
   sizes: { source: number; target: number },
   chunkBytes: number,

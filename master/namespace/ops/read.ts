@@ -1,5 +1,6 @@
 import { type Epoch, type Ino, noIno } from "../../../protocol/id.ts";
 import { entriesPerPageMax } from "../../../protocol/limits.ts";
+import { isDirectory, isSymlink } from "../../../protocol/mode.ts";
 import type { Attr, DirEntry } from "../../../protocol/shapes.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import { checkXattrName } from "../../../protocol/xattr-names.ts";
@@ -7,7 +8,7 @@ import { nameKey, numberKey } from "../../store/bytes.ts";
 import { recordAt, rowsAt } from "../../store/history.ts";
 import { keyAfter, type StoreReader } from "../../store/store.ts";
 import { decodeEntry, decodeInode, decodeXattr, type Inode } from "../../store/tables.ts";
-import { attrOf, checkName, isDirectory, type, typeMask } from "./common.ts";
+import { attrOf, checkName } from "./common.ts";
 
 /** Finding a name by its inode looks at entries one by one: in a huge directory it gives up. */
 const namesLookedAtMax = 10_000;
@@ -84,7 +85,7 @@ export class NamespaceReader {
 
   readlink(ino: Ino, at: Epoch | undefined): Buffer {
     const inode = this.inode(ino, at);
-    if ((inode.mode & typeMask) !== type.symlink) {
+    if (!isSymlink(inode)) {
       throw new StatusError("invalid", "not a symbolic link");
     }
     return inode.target;
@@ -135,25 +136,30 @@ export class NamespaceReader {
     return names;
   }
 
-  /** A path from the root, by walking up; "?" stands for what cannot be found. */
-  pathOf(ino: Ino): Buffer {
+  /**
+   * A path from the root, by walking up; "?" stands for what cannot be found. `budget` says how
+   * many names may be looked at for this path and others; it is counted down.
+   */
+  pathOf(ino: Ino, budget = { names: Infinity }): Buffer {
     const names: Buffer[] = [];
     let child = ino;
     for (let inode = this.findInode(child, undefined); child !== 1;) {
       if (!inode || inode.parent === 0) return Buffer.from(`(inode ${ino}, unlinked)`);
-      names.unshift(this.#nameOf(inode.parent, child));
+      names.unshift(this.#nameOf(inode.parent, child, budget));
       child = inode.parent;
       inode = this.findInode(child, undefined);
     }
     return Buffer.concat(names.flatMap((name) => [Buffer.from("/"), name]));
   }
 
-  #nameOf(parent: Ino, child: Ino): Buffer {
+  #nameOf(parent: Ino, child: Ino, budget: { names: number }): Buffer {
     let looked = 0;
+    if (budget.names <= 0) return Buffer.from("?");
     for (const row of rowsAt(this.#store, "entry", { prefix: numberKey(parent), at: undefined })) {
       if (decodeEntry(row.value).ino === child) return Buffer.from(row.key.subarray(8));
       looked += 1;
-      if (looked === namesLookedAtMax) break;
+      budget.names -= 1;
+      if (looked === namesLookedAtMax || budget.names === 0) break;
     }
     return Buffer.from("?");
   }

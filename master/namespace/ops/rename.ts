@@ -1,4 +1,5 @@
 import { type Ino, noIno, rootIno } from "../../../protocol/id.ts";
+import { fileType, isDirectory } from "../../../protocol/mode.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import type { EntryRecord, Inode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
@@ -9,13 +10,11 @@ import {
   directory,
   discard,
   dropLink,
-  isDirectory,
   touchDirectory,
-  type,
 } from "./common.ts";
 import { checkRemovable } from "./link.ts";
 
-export interface Rename {
+interface Rename {
   parent: Ino;
   name: Buffer;
   newParent: Ino;
@@ -28,7 +27,7 @@ export interface Rename {
 }
 
 /** The inodes now and formerly at the new name. */
-export interface Renamed {
+interface Renamed {
   moved: Ino;
   replaced?: Ino;
 }
@@ -74,7 +73,7 @@ function addWhiteout(
   owner: { uid: number; gid: number },
 ): void {
   const dir = { ino: parent, inode: txn.inode(parent) };
-  addInode(txn, dir, name, { mode: type.characterDevice, umask: 0, ...owner });
+  addInode(txn, dir, name, { mode: fileType.characterDevice, umask: 0, ...owner });
 }
 
 function exchange(txn: Txn, wanted: Rename, source: Named, target: Named): Renamed {
@@ -109,7 +108,7 @@ function intoItself(): StatusError {
 
 /** True when directory `inner` is what `outer` names, or somewhere below it. */
 function isInside(txn: Txn, inner: Ino, outer: Named): boolean {
-  if (outer.type !== type.directory) return false;
+  if (outer.type !== fileType.directory) return false;
   for (let dir = inner; dir !== outer.ino;) {
     if (dir === rootIno) return false;
     const { parent } = txn.inode(dir);

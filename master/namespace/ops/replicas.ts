@@ -1,10 +1,10 @@
 import { type ChunkHandle, type Ino } from "../../../protocol/id.ts";
+import { isDirectory, isRegular } from "../../../protocol/mode.ts";
 import { numberFromKey, numberKey } from "../../store/bytes.ts";
 import { rowsAt } from "../../store/history.ts";
 import type { StoreReader } from "../../store/store.ts";
 import { type Chunk, decodeChunk, decodeChunkRef, decodeInode } from "../../store/tables.ts";
 import type { Txn } from "../txn.ts";
-import { isDirectory, isRegular } from "./common.ts";
 import { rowsPerStepMax } from "./ranges.ts";
 
 /**
@@ -24,7 +24,7 @@ export interface Item {
 }
 
 /** How far a step came: `done` items as a whole, and the next one up to its chunk `from`. */
-export interface Step {
+interface Step {
   done: number;
   from: number;
 }
@@ -59,13 +59,13 @@ export function setReplicas(
 }
 
 /** How many files want so many replicas, and how many of their chunks have them. */
-export interface GoalCount {
+interface GoalCount {
   goal: number;
   /** Files and directories. */
   inodes: number;
 }
 
-export interface ReplicaCounts {
+interface ReplicaCounts {
   goals: GoalCount[];
   chunks: { total: number; atGoal: number; belowGoal: number; aboveGoal: number };
 }

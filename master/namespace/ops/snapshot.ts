@@ -16,7 +16,7 @@ const snapshotsMax = 10_000;
 export function takeSnapshot(txn: Txn, dir: Ino, name: Buffer): LiveSnapshot {
   directory(txn, dir);
   checkName(name);
-  if (txn.snapshots.find(dir, name)) throw new StatusError("exists", "a snapshot has this name");
+  if (txn.snapshots.find(dir, name)) throw taken(name);
   if (txn.snapshots.all.length >= snapshotsMax) {
     throw new StatusError("no-space", `there are ${snapshotsMax} snapshots, the most there can be`);
   }
@@ -28,7 +28,7 @@ export function takeSnapshot(txn: Txn, dir: Ino, name: Buffer): LiveSnapshot {
 
 /** Removes the record; what only this snapshot showed is swept later. */
 export function dropSnapshot(txn: Txn, dir: Ino, name: Buffer): void {
-  if (!txn.snapshots.find(dir, name)) throw new StatusError("not-found", "no such snapshot");
+  if (!txn.snapshots.find(dir, name)) throw missing(name);
   txn.put("snapshot", nameKey(dir, name), undefined);
   txn.unshares = true;
   txn.afterCommit(() => txn.snapshots.remove(dir, name));
@@ -37,14 +37,26 @@ export function dropSnapshot(txn: Txn, dir: Ino, name: Buffer): void {
 export function renameSnapshot(txn: Txn, dir: Ino, name: Buffer, newName: Buffer): void {
   checkName(newName);
   const snapshot = txn.snapshots.find(dir, name);
-  if (!snapshot) throw new StatusError("not-found", "no such snapshot");
-  if (txn.snapshots.find(dir, newName)) throw new StatusError("exists", "a snapshot has this name");
+  if (!snapshot) throw missing(name);
+  if (txn.snapshots.find(dir, newName)) throw taken(newName);
   txn.put("snapshot", nameKey(dir, name), undefined);
   txn.put("snapshot", nameKey(dir, newName), encodeSnapshot(snapshot));
   txn.afterCommit(() => {
     txn.snapshots.remove(dir, name);
     txn.snapshots.add({ ...snapshot, name: Buffer.from(newName) });
   });
+}
+
+function missing(name: Buffer): StatusError {
+  const known = "gfs snapshot list DIR names those that there are";
+  return new StatusError(
+    "not-found",
+    `the directory has no snapshot '${name.toString()}': ${known}`,
+  );
+}
+
+function taken(name: Buffer): StatusError {
+  return new StatusError("exists", `the directory has a snapshot '${name.toString()}' already`);
 }
 
 /** The default name: UTC, fixed width, sortable, legal everywhere: 2026-11-21T22-04-11Z. */

@@ -1,16 +1,16 @@
 import type { Ino } from "../../../protocol/id.ts";
 import { xattrBytesMax } from "../../../protocol/limits.ts";
+import { isDirectory, isSymlink, setgidBit } from "../../../protocol/mode.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import { checkXattrName, defaultAclName, isAclName } from "../../../protocol/xattr-names.ts";
 import type { Inode } from "../../store/tables.ts";
 import { decodeAcl, permissionsOf } from "../acl.ts";
 import type { Txn } from "../txn.ts";
 import { storeAcl, storeXattr } from "./acl.ts";
-import { isDirectory, setgidBit, type, typeMask } from "./common.ts";
 
 const permissionClasses = 0o777;
 
-export interface SetXattr {
+interface SetXattr {
   ino: Ino;
   name: Buffer;
   value: Buffer;
@@ -39,7 +39,7 @@ export function setXattr(txn: Txn, wanted: SetXattr): Inode {
 
 /** An access ACL sets the permission bits too; an empty one is taken away and leaves them. */
 function setAcl(txn: Txn, inode: Inode, { ino, name, value, killSgid }: SetXattr): Inode {
-  if ((inode.mode & typeMask) === type.symlink) {
+  if (isSymlink(inode)) {
     throw new StatusError("not-supported", "a symlink has no ACL");
   }
   const isDefault = name.equals(defaultAclName);

@@ -20,7 +20,7 @@ const mountType = "fuse.gfs";
 const readBytesMax = 1 << 20;
 /** fusermount3 answers at once, unless what the mount point lies on hangs. */
 const helperMsMax = 30_000;
-export interface AttachOptions {
+interface AttachOptions {
   mountpoint: string;
   /** What mount(8) and df(1) show as the source: HOST:PORT of the master, or `gfs`. */
   source: string;

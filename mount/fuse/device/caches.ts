@@ -211,7 +211,7 @@ function notification(code: number, bytes: number): Buffer {
 
 const epochMessage = notification(NOTIFY_INC_EPOCH, 0);
 
-export function invalEntry(parent: Node, name: Buffer): Buffer {
+function invalEntry(parent: Node, name: Buffer): Buffer {
   const nameAt = outHeader.byteLength + notifyInvalEntryOut.byteLength;
   const message = notification(
     NOTIFY_INVAL_ENTRY,
@@ -224,7 +224,7 @@ export function invalEntry(parent: Node, name: Buffer): Buffer {
 }
 
 /** A negative offset: attributes, xattrs and ACLs only. A length of 0: to the end. */
-export function invalInode(node: Node, pages: boolean): Buffer {
+function invalInode(node: Node, pages: boolean): Buffer {
   const message = notification(NOTIFY_INVAL_INODE, notifyInvalInodeOut.byteLength);
   notifyInvalInodeOut.ino.set(message, outHeader.byteLength, node);
   notifyInvalInodeOut.off.set(message, outHeader.byteLength, pages ? 0 : -1);

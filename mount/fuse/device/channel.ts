@@ -41,7 +41,7 @@ export interface ChannelHandlers {
 }
 
 /** The largest request: `max_write` of 1 MiB of data; a page holds its header and structure. */
-export const messageBytesMax = (1 << 20) + 4096;
+const messageBytesMax = (1 << 20) + 4096;
 
 /** Messages shorter than this have a view that is made once. Most are under 100 bytes. */
 const viewBytesMax = 1024;

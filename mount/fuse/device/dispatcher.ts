@@ -21,7 +21,7 @@ const { EAGAIN, ENODEV, ENOENT, ENOSYS, EPROTO } = constants.errno;
 
 const headerBytes = inHeader.byteLength;
 
-export interface DispatcherOptions {
+interface DispatcherOptions {
   fileSystem: FileSystem;
   channel: Channel;
   clock: Clock;

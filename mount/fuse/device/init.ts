@@ -9,7 +9,7 @@ import { inHeader, initExtIn, initIn, initOut } from "./structures.ts";
 const major = 7;
 const minorMax = 45;
 /** Linux 5.4, the oldest kernel with long-term support when this was written. */
-export const minorMin = 31;
+const minorMin = 31;
 /** FUSE_NOTIFY_INC_EPOCH. */
 export const minorWithEpoch = 44;
 
@@ -50,7 +50,7 @@ export interface Agreement {
   flags: ReadonlySet<InitFlag>;
 }
 
-export type Negotiation =
+type Negotiation =
   /** `reply`: the structure after the header of the answer. */
   | { outcome: "agreed"; agreement: Agreement; reply: Buffer }
   /** The kernel speaks a newer major version: it asks again, in ours. */

@@ -12,7 +12,7 @@ import { assert } from "../../../common/assert.ts";
 
 assert(endianness() === "LE", "the kernel's structures are in the byte order that is read here");
 
-export interface Field<T> {
+interface Field<T> {
   readonly offset: number;
   /** `base`: where the structure begins in `bytes`. */
   get(bytes: Buffer, base: number): T;
@@ -137,7 +137,7 @@ const scalars = {
 type Scalar = keyof typeof scalars;
 
 /** Field names to scalars or to structures inside. */
-export interface Spec {
+interface Spec {
   readonly [field: string]: Scalar | Layout<Spec>;
 }
 
@@ -155,7 +155,7 @@ export interface Sized {
   readonly byteLength: number;
 }
 
-export interface Layout<S extends Spec> extends Sized {
+interface Layout<S extends Spec> extends Sized {
   readonly spec: S;
 }
 

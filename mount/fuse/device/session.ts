@@ -20,7 +20,7 @@ export interface Session {
 }
 
 /** How a request becomes a call of the filesystem, and its outcome an answer. */
-export interface Operation<T> {
+interface Operation<T> {
   /** The message may be read until this returns. Failures may be thrown or rejected. */
   start(request: Request): T | Promise<T>;
   /** Answers; returns what `Channel.reply` did. */

@@ -5,6 +5,7 @@ import { ino } from "../../../protocol/id.ts";
 import { newTestStore } from "../../support/test-store.ts";
 import { MasterCluster } from "../../support/master-cluster.ts";
 import { LockMount, turns, watched } from "../../support/lock-mount.ts";
+import { until } from "../../support/until.ts";
 
 const target: LockTarget = { ino: ino(7), at: undefined, flock: false, owner: 1n };
 
@@ -21,11 +22,6 @@ async function start(t: Test): Promise<[MasterCluster, LockMount, LockMount, Loc
     await cluster.stop();
   });
   return [cluster, a, b, c];
-}
-
-/** Until what others do in the background has come to it. */
-async function until(done: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await done())) await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
 /** All are cut off by it; those named `gone` stay so. */
@@ -54,11 +50,11 @@ t.test(
     await turns();
     t.same([second.outcome, third.outcome], ["waiting", "waiting"]);
     await a.unlock();
-    await until(() => second.outcome === "done");
+    await until("the second has it", () => second.outcome === "done");
     t.equal(third.outcome, "waiting", "who came later waits on");
     t.equal(await a.try({}), "would-block", "and nobody is quicker than who waits");
     await b.unlock();
-    await until(() => third.outcome === "done");
+    await until("the third has it", () => third.outcome === "done");
     await c.unlock();
     t.equal(await a.shown(), "free");
   },
@@ -82,7 +78,7 @@ t.test("a deadlock between two mounts is found, for fcntl", async (t) => {
   await turns();
   t.equal(await b.wait({ file: 1 }), "deadlock");
   await b.unlock({ file: 2 });
-  await until(() => first.outcome === "done");
+  await until("the first has it", () => first.outcome === "done");
 });
 
 t.test("whoever is interrupted while he waits leaves nothing behind", async (t) => {
@@ -111,7 +107,7 @@ t.test("also when the lock is granted in that moment, and he keeps what he had",
   await turns();
   b.cut();
   t.equal(await waiting, "interrupted");
-  await until(async () => (await c.shown()) === "read 0-4 by 0");
+  await until("it is read only", async () => (await c.shown()) === "read 0-4 by 0");
   t.equal(await c.try({ bytes: [5, 9] }), "done");
   t.equal(await c.try({ type: "read" }), "done");
 });
@@ -128,9 +124,9 @@ t.test("a mount that is cut off while it waits keeps its place and goes on waiti
   await turns();
   t.equal(third.outcome, "waiting", "it is the turn of the one that is cut off");
   b.reachable = true;
-  await until(() => second.outcome === "done");
+  await until("the second has it", () => second.outcome === "done");
   await b.unlock();
-  await until(() => third.outcome === "done");
+  await until("the third has it", () => third.outcome === "done");
 });
 
 t.test("an answer that is lost is asked for again, and happens once", async (t) => {
@@ -161,7 +157,7 @@ t.test("the locks of a mount that dies are free when its session ends", async (t
   await cluster.master.sessions.expire();
   t.equal(waiting.outcome, "waiting", "not before: it may come back");
   await expire(cluster);
-  await until(() => waiting.outcome === "done");
+  await until("who waits has it", () => waiting.outcome === "done");
   t.equal(await b.try({ flock: true }), "done");
 });
 
@@ -174,7 +170,7 @@ t.test("a mount that has lost its session gets errors from what it had locked", 
   await expire(cluster);
   t.equal(await b.try({}), "done");
   a.reachable = true;
-  await until(() => a.lost.length === 2);
+  await until("both are lost", () => a.lost.length === 2);
   t.throws(() => a.locks.check(5), "reading and writing through that open file");
   t.doesNotThrow(() => a.locks.check(9), "not through others");
   t.equal(await a.try({ owner: 5, bytes: [20, 29] }), "io-error", "locking it further");
@@ -192,11 +188,11 @@ t.test("P2: locks survive a restart of the master, and nobody gets in between", 
   await restart(cluster, [a, b, c], [a]);
   const taken = watched(b.try({ bytes: [0, 4] }));
   const free = watched(b.try({ file: 8 }));
-  await until(() => b.locks.mayHold({ ...target, ino: ino(8) }));
+  await until("it may be held", () => b.locks.mayHold({ ...target, ino: ino(8) }));
   await turns(200);
   t.same([taken.outcome, free.outcome], ["waiting", "waiting"], "who had what is not known yet");
   a.reachable = true;
-  await until(() => taken.outcome !== "waiting" && free.outcome !== "waiting");
+  await until("both are answered", () => taken.outcome !== "waiting" && free.outcome !== "waiting");
   t.same([taken.outcome, free.outcome], ["would-block", "done"]);
   t.equal(await b.try({ type: "read", bytes: [5, 6] }), "done", "as they were");
   t.equal(await b.try({ bytes: [7, 9] }), "would-block");
@@ -214,7 +210,7 @@ t.test(
     await turns(200);
     t.equal(waiting.outcome, "waiting");
     await expire(cluster);
-    await until(() => waiting.outcome === "done");
+    await until("who waits has it", () => waiting.outcome === "done");
   },
 );
 
@@ -224,10 +220,10 @@ t.test("who waits goes on waiting over a restart, of the master and of its holde
   const waiting = watched(b.wait({ flock: true }));
   await turns();
   await restart(cluster, [a, b, c], []);
-  await until(async () => (await a.shown(7, true)) !== "free");
+  await until("it is held", async () => (await a.shown(7, true)) !== "free");
   t.equal(waiting.outcome, "waiting");
   await a.unlock({ flock: true });
-  await until(() => waiting.outcome === "done");
+  await until("who waits has it", () => waiting.outcome === "done");
 });
 
 t.test("closing a file that has no locks costs nothing", async (t) => {

@@ -144,7 +144,7 @@ await t.test("there is nothing to sync of a file that is deleted", async (tt) =>
   await servers.write();
   servers.writer.forget(file);
   servers.onLocate = () => fail("stale");
-  await servers.writer.sync(file, [0]);
+  await servers.sync();
   tt.same(servers.syncs, []);
 });
 

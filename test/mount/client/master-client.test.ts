@@ -11,6 +11,7 @@ import { sessionId } from "../../../protocol/id.ts";
 import { cacheLeaseMs } from "../../../protocol/limits.ts";
 import { openSession, renewSession } from "../../../protocol/methods/session.ts";
 import { type MemoryTransport, transportPair } from "../../support/memory-transport.ts";
+import { until } from "../../support/until.ts";
 
 t.test("nothing is believed, and all is dropped, when the master does not answer", async (t) => {
   let nowMs = 5_000;
@@ -52,6 +53,6 @@ t.test("nothing is believed, and all is dropped, when the master does not answer
   t.equal(dropped, 0);
   nowMs += 1;
   t.equal(client.believesForMs, 0, "at once, whenever it may be noticed");
-  while (transports.length < 2 || client.believesForMs === 0) await new Promise(setImmediate);
+  await until("it believes again", () => transports.length >= 2 && client.believesForMs > 0);
   t.equal(dropped, 1, "before it goes on over another connection");
 });

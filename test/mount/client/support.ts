@@ -45,7 +45,7 @@ export function attrOf(ino: number, size: number): Attr {
   };
 }
 
-export type Commit = RequestOf<typeof commit>;
+type Commit = RequestOf<typeof commit>;
 export const failure = (): StatusError => new StatusError("io-error", "a disk broke");
 
 /** The status with which `work` failed, or "done". */
@@ -57,7 +57,7 @@ type Answer = Pick<Taken, "handle" | "fresh">;
 /** Whoever took it. */
 export const nobody: Taking = { takers: [], atMs: 0 };
 
-export interface Sent {
+interface Sent {
   ino: number;
   offset: number;
   length: number;
@@ -75,7 +75,8 @@ export class Behind {
   masterSyncs = 0;
   /** Chunks that it says other mounts have written. */
   ofOthers: number[] = [];
-  readonly lost: number[] = [];
+  /** Files whose commits will never be taken. */
+  readonly uncommitted: number[] = [];
   readonly arrived: number[] = [];
   /** Writes go to chunks that the master takes for holes until it is told. */
   fresh = false;
@@ -112,7 +113,7 @@ export class Behind {
       clock,
       log,
       onSent: (ino) => void this.arrived.push(ino),
-      onLost: (ino) => void this.lost.push(ino),
+      onLost: (ino) => void this.uncommitted.push(ino),
       tails: {
         get: () => this.tail,
         take: () => Promise.resolve(this.tail),

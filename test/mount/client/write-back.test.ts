@@ -128,10 +128,10 @@ await t.test(
     await behind.back.write(file, 0, Buffer.alloc(10), waiter);
     const flushed = outcome(behind.back.flush(file, waiter));
     await settled();
-    tt.same(behind.lost, []);
+    tt.same(behind.uncommitted, []);
     behind.commits[0]?.answer.reject(new StatusError("stale", "the inode does not exist any more"));
     tt.equal(await flushed, "stale");
-    tt.same(behind.lost, [file]);
+    tt.same(behind.uncommitted, [file]);
   },
 );
 
