@@ -30,6 +30,7 @@ export interface Piece {
 export interface Flight extends Extent {
   /** What is not at the servers yet may not get there any more. */
   abandoned: boolean;
+  failed: boolean;
   done: Promise<void>;
 }
 

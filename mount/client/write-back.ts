@@ -247,7 +247,14 @@ export class WriteBack {
     const { offset, extendsFrom } = piece;
     const end = offset + piece.length;
     const before = file.flightsOver(offset, end);
-    const flight: Flight = { offset, end, extendsFrom, abandoned: false, done: Promise.resolve() };
+    const flight: Flight = {
+      offset,
+      end,
+      extendsFrom,
+      abandoned: false,
+      failed: false,
+      done: Promise.resolve(),
+    };
     flight.done = this.#send(ino, file, { piece, flight, before }).finally(() => {
       file.flights.delete(flight);
       this.#budget.release(piece.buffer.length);
@@ -277,6 +284,7 @@ export class WriteBack {
       file.arrived(flight, { index, handle, listed, taking });
     } catch (cause) {
       log.error("write.failed", { ino, offset: piece.offset, length: piece.length, error: cause });
+      flight.failed = true;
       file.failed(flight);
       this.errors.add(ino, cause);
     } finally {
@@ -305,20 +313,25 @@ export class WriteBack {
 
   /**
    * Resolves when a reader finds what has been written to the range: at the chunk servers, and in
-   * chunks that the master knows of. True if that took waiting: then what failed may have cut the
-   * file off again.
+   * chunks that the master knows of. Rejects with `io-error` if it has just failed to get there:
+   * what was there before is not what the writer may expect.
    */
-  async readable(ino: Ino, offset: number, length: number, signal?: AbortSignal): Promise<boolean> {
+  async readable(ino: Ino, offset: number, length: number, signal?: AbortSignal): Promise<void> {
     const file = this.#files.get(ino);
-    if (!file) return false;
-    const unsent = file.overlaps(offset, offset + length);
-    if (unsent) await this.drain(ino, signal);
+    if (!file) return;
+    const end = offset + length;
+    if (file.overlaps(offset, end)) {
+      this.#launch(ino, file);
+      const flights = file.flightsOver(offset, end);
+      await this.drain(ino, signal);
+      if (flights.some(({ failed }) => failed)) {
+        throw new StatusError("io-error", "what was written there could not be stored");
+      }
+    }
     const { chunkBytes } = this.#options.master;
     const first = Math.floor(offset / chunkBytes);
-    const last = Math.floor((offset + length - 1) / chunkBytes);
-    const unlisted = file.isUnlisted(first, last);
-    if (unlisted) await this.settle(ino, signal);
-    return unsent || unlisted;
+    const last = Math.floor((end - 1) / chunkBytes);
+    if (file.isUnlisted(first, last)) await this.settle(ino, signal);
   }
 
   /** Resolves when everything written so far is at the chunk servers, or has failed. */

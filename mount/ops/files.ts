@@ -266,19 +266,13 @@ export async function readRange(
     opened.accessed = !context.writeBack.pending(ref.ino);
     noteAccess(context, ref, attr);
   }
-  const { offset } = range;
-  let { size } = attr;
-  let length = Math.min(range.length, size - offset);
+  const { size } = attr;
+  const length = Math.min(range.length, size - range.offset);
   if (length <= 0) return [];
-  if (
-    ref.kind === "live" &&
-    (await context.writeBack.readable(ref.ino, offset, length, caller.signal))
-  ) {
-    ({ size } = await attrOf(context, ref, caller));
-    length = Math.min(range.length, size - offset);
-    if (length <= 0) return [];
+  if (ref.kind === "live") {
+    await context.writeBack.readable(ref.ino, range.offset, length, caller.signal);
   }
-  return opened.readAhead.read({ offset, length, size }, caller.signal);
+  return opened.readAhead.read({ offset: range.offset, length, size }, caller.signal);
 }
 
 async function writeFile(
