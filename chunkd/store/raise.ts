@@ -95,35 +95,33 @@ async function raiseAndCut(
     next.bytes = Buffer.from(record.bytes.subarray(0, length));
     await store.index.put(chunk.handle, encodeRecord(chunk.handle, next), next.bytes).flushed();
   } else {
-    await cutFile(store, chunk, record, length);
-    next.dirty = false;
-    await persist(store, chunk, next).flushed();
+    await markDirty(store, chunk, record);
+    try {
+      await cutFile(store, chunk, length);
+      next.dirty = false;
+      await persist(store, chunk, next).flushed();
+    } catch (error) {
+      await takeLengthFromFile(store, chunk, record, length);
+      throw error;
+    }
   }
   store.table.replaceWhole(chunk, next);
 }
 
-async function cutFile(
-  store: Store,
-  chunk: Chunk,
-  record: LiveRecord,
-  length: number,
-): Promise<void> {
-  if (!record.dirty) {
-    await persist(store, chunk, { ...record, dirty: true }).flushed();
-    record.dirty = true;
-    store.table.noteDirty(chunk);
-  }
-  try {
-    await store.files.use(chunk.handle, "write", async (file) => {
-      await file.truncate("raise.cut", length);
-      await datasync(store, chunk, file, "raise.sync");
-    });
-    await syncName(store, chunk);
-    chunk.synced = chunk.ended + 1; // This change, which ends in a moment, and all before it.
-  } catch (error) {
-    await takeLengthFromFile(store, chunk, record, length);
-    throw error;
-  }
+async function markDirty(store: Store, chunk: Chunk, record: LiveRecord): Promise<void> {
+  if (record.dirty) return;
+  await persist(store, chunk, { ...record, dirty: true }).flushed();
+  record.dirty = true;
+  store.table.noteDirty(chunk);
+}
+
+async function cutFile(store: Store, chunk: Chunk, length: number): Promise<void> {
+  await store.files.use(chunk.handle, "write", async (file) => {
+    await file.truncate("raise.cut", length);
+    await datasync(store, chunk, file, "raise.sync");
+  });
+  await syncName(store, chunk);
+  chunk.synced = chunk.ended + 1; // This change, which ends in a moment, and all before it.
 }
 
 /** After a failed step nobody knows whether the file was cut. */

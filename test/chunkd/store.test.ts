@@ -3,6 +3,7 @@ import t from "tap";
 import { chunkChecksums } from "../../chunkd/store/checksums.ts";
 import { cloneChunk } from "../../chunkd/store/clone.ts";
 import { copyChunk } from "../../chunkd/store/copy.ts";
+import { StatusError } from "../../protocol/status.ts";
 import { raiseVersion } from "../../chunkd/store/raise.ts";
 import { decodeRecord } from "../../chunkd/store/record.ts";
 import { removeChunk } from "../../chunkd/store/remove.ts";
@@ -217,6 +218,26 @@ t.test("raising a version is refused from elsewhere and repeated at will", async
     await statusFrom(raiseVersion(store, { handle: h(9), version: v(1), newVersion: v(2) })),
     "no-chunk",
   );
+});
+
+t.test("a cut whose record the index refuses leaves a chunk that is cut and whole", async (t) => {
+  const { store, close } = await openTestStore(temporaryDirectory(t));
+  t.teardown(close);
+  const bytes = pattern(300 * kib, 4);
+  await put(store, h(1), bytes);
+  const order = { handle: h(1), version: v(1), newVersion: v(2), length: 99_999 };
+  const { index } = store;
+  const write = index.put.bind(index);
+  index.put = () => {
+    const committed = Promise.reject(new StatusError("no-space", "the test says so"));
+    committed.catch(() => undefined);
+    return { committed, flushed: () => committed };
+  };
+  t.equal(await statusFrom(raiseVersion(store, order)), "no-space");
+  index.put = write;
+  t.ok((await get(store, h(1))).equals(bytes.subarray(0, 99_999)));
+  t.equal(await statusFrom(raiseVersion(store, order)), "ok");
+  t.ok((await get(store, h(1), { version: 2 })).equals(bytes.subarray(0, 99_999)));
 });
 
 t.test("a clone is a copy of its own, made once", async (t) => {
