@@ -83,7 +83,7 @@ export class Faults {
     this.#onBad = listener;
   }
 
-  /** A block that does not match its CRC: counted and reported, once each. */
+  /** Blocks that do not match their CRCs: counted and reported, once each. */
   noteCorrupt(bad: BadChunk): void {
     const known = this.#bad.get(bad.handle);
     const fresh = bad.blocks.filter(
@@ -97,14 +97,14 @@ export class Faults {
     this.noteBad(bad);
   }
 
+  /** Too many to be remembered are told too: whoever reads one tells it again. */
   noteBad(bad: BadChunk): void {
     const known = this.#bad.get(bad.handle);
-    if (!known && this.#bad.size >= faultsMax) return;
     const before = known?.version === bad.version ? known.blocks : undefined;
     const blocks = [...new Set([...(before ?? []), ...bad.blocks])].slice(0, badBlocksMax);
     if (before && blocks.length === before.length) return;
     const noted = { ...bad, blocks };
-    this.#bad.set(bad.handle, noted);
+    if (known || this.#bad.size < faultsMax) this.#bad.set(bad.handle, noted);
     this.#log.error("chunk.bad", { ...noted });
     this.#onBad(noted);
   }

@@ -62,7 +62,7 @@ async function attempt(
   try {
     const blocks = await blocksOf(store, chunk, record, { start, stop });
     const [wrong] = wrongBlocks(record, blocks, { start, stop });
-    if (wrong !== undefined) return new CorruptBlock(chunk.handle, wrong);
+    if (wrong !== undefined) return new CorruptBlocks(chunk.handle, [wrong]);
     const payload = blocks.subarray(offset - start, end - start);
     return { payload, crcs: payloadCrcs(record, payload, { offset, start, stop, end }) };
   } catch (error) {
@@ -123,12 +123,17 @@ function payloadCrcs(
   return crcs;
 }
 
-class CorruptBlock extends StatusError {
-  readonly block: number;
+class CorruptBlocks extends StatusError {
+  readonly blocks: readonly number[];
 
-  constructor(handle: ChunkHandle, block: number) {
-    super("corrupt", `chunk ${handle}: block ${block} does not match its CRC`);
-    this.block = block;
+  constructor(handle: ChunkHandle, blocks: readonly number[]) {
+    const [first] = blocks;
+    const what =
+      blocks.length === 1
+        ? `block ${first} does not match its CRC`
+        : `${blocks.length} blocks from ${first} on do not match their CRCs`;
+    super("corrupt", `chunk ${handle}: ${what}`);
+    this.blocks = blocks;
   }
 }
 
@@ -136,7 +141,7 @@ class CorruptBlock extends StatusError {
 function condemn(store: Store, chunk: Chunk, error: Error): Error {
   if (!(error instanceof StatusError) || !chunk.record) return error;
   const { handle, record } = chunk;
-  const blocks = error instanceof CorruptBlock ? [error.block] : [];
+  const blocks = error instanceof CorruptBlocks ? error.blocks : [];
   const bad = { handle, version: record.version, reason: error.message, blocks };
   if (error.status === "corrupt") store.faults.noteCorrupt(bad);
   else store.faults.noteBad(bad);
@@ -173,7 +178,7 @@ async function findBad(
       chunk.record ? verified(store, chunk, chunk.record, range) : [],
     );
   }
-  for (const block of bad) condemn(store, chunk, new CorruptBlock(chunk.handle, block));
+  if (bad.length > 0) condemn(store, chunk, new CorruptBlocks(chunk.handle, bad));
   return bad;
 }
 

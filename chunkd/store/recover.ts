@@ -138,12 +138,14 @@ async function clearOrphans(
   files: readonly ChunkFile[],
 ): Promise<{ removed: number; lost: number }> {
   const count = { removed: 0, lost: 0 };
+  const touched = new Set<string>();
   for (const { directory, name } of files) {
     switch (fateOf(store, name)) {
       case "keep":
         break;
       case "remove":
         await store.disk.remove("recover.remove-orphan", `${directory}/${name}`);
+        touched.add(directory);
         count.removed += 1;
         break;
       case "unknown":
@@ -151,8 +153,25 @@ async function clearOrphans(
         else count.removed += 1;
     }
   }
-  for (const handle of store.index.removals()) store.index.removalEnded(handle);
+  await endRemovals(store, touched);
   return count;
+}
+
+/**
+ * Ends the notes of files that are to go, when they are off the disk: a loss of power would bring
+ * them back, also those that the last run removed. `touched`: directories with other such files.
+ */
+async function endRemovals(store: Store, touched: ReadonlySet<string>): Promise<void> {
+  const noted = store.index.removals();
+  const directories = new Set(noted.map((handle) => store.files.directory(handle)));
+  try {
+    for (const directory of new Set([...touched, ...directories])) {
+      await store.disk.syncDirectory("recover.sync-dir", directory);
+    }
+    for (const handle of noted) store.index.removalEnded(handle);
+  } catch (error) {
+    store.log.warn("recover.removals-not-ended", { error }); // The next start tries again.
+  }
 }
 
 /** Resolves with false if there was nothing in it to keep. */

@@ -3,7 +3,7 @@ import { assert } from "../../common/assert.ts";
 import type { Clock } from "../../common/clock.ts";
 import type { ChunkHandle, ChunkVersion } from "../../protocol/id.ts";
 import { StatusError } from "../../protocol/status.ts";
-import { cachedBytesMax, dirtyFilesMax, dirtySmallMax } from "../limits.ts";
+import { cachedBytesMax } from "../limits.ts";
 import type { ChunkIndex } from "./chunk-index.ts";
 import { Gate } from "./gate.ts";
 import { type ChunkRecord, decodeRecord } from "./record.ts";
@@ -87,11 +87,6 @@ export class ChunkTable {
 
   get dirtySmall(): ReadonlyMap<ChunkHandle, number> {
     return this.#dirtySmall;
-  }
-
-  /** True when the cleaner should not wait for chunks to fall silent. */
-  get crowded(): boolean {
-    return this.#dirtyFiles.size > dirtyFilesMax || this.#dirtySmall.size > dirtySmallMax;
   }
 
   /** Counts what the index held at the start. */

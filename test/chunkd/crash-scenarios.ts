@@ -257,6 +257,16 @@ export const scenarios: Record<string, Scenario> = {
     run: async () => undefined,
     chunks: { 1: kept(small), 2: kept(written) },
   },
+  "a start in the middle of a deletion": {
+    prepare: async (store, directory) => {
+      await directory.adopt({ cluster: "test-cluster", server: serverId(1) });
+      await twoChunks(store);
+      await store.index.remove(h(2), { file: true }).flushed();
+    },
+    isStart: true,
+    run: async () => undefined,
+    chunks: { 1: kept(small), 2: { synced: undefined, answered: undefined, after: undefined } },
+  },
   "a first start": {
     litter: (root) => mkdirSync(path.join(root, "lost+found")),
     isStart: true,

@@ -1,7 +1,8 @@
 import t from "tap";
 import { systemClock } from "../../common/os/clock.ts";
 import { Scrub } from "../../chunkd/background/scrub.ts";
-import { scrubRestMs } from "../../chunkd/limits.ts";
+import { faultsMax, scrubRestMs } from "../../chunkd/limits.ts";
+import type { BadChunk } from "../../chunkd/store/faults.ts";
 import { cleanChunk } from "../../chunkd/store/sync.ts";
 import { encodeRecord, decodeRecord } from "../../chunkd/store/record.ts";
 import type { Store } from "../../chunkd/store/store.ts";
@@ -19,6 +20,7 @@ import {
   temporaryDirectory,
   TestClient,
   until,
+  v,
 } from "./support.ts";
 
 const never = new AbortController().signal;
@@ -73,6 +75,39 @@ t.test("bits that flip where nobody reads are found, block by block, once each",
   await scrub.runRound(never);
   t.equal(store.faults.corruptBlocks, 2, "what is known is not counted again");
   await close();
+});
+
+t.test("bad blocks beside each other are told together", async (t) => {
+  const { store, close } = await openTestStore(temporaryDirectory(t));
+  t.teardown(close);
+  const reports: BadChunk[] = [];
+  store.faults.onBad((bad) => reports.push(bad));
+  await putClean(store, 1, pattern(512 * kib, 1));
+  for (let block = 0; block < 7; block += 1) flipByte(store.files.path(h(1)), block * 64 * kib);
+  await scrubOf(store).runRound(never);
+  t.same(
+    reports.map(({ blocks }) => blocks),
+    [
+      [0, 1, 2, 3],
+      [0, 1, 2, 3, 4, 5, 6],
+    ],
+    "once for each piece that was read",
+  );
+  t.equal(store.faults.corruptBlocks, 7);
+});
+
+t.test("a bad chunk is told though there are too many to remember", async (t) => {
+  const { store, close } = await openTestStore(temporaryDirectory(t));
+  t.teardown(close);
+  const bad = (handle: number): BadChunk => ({
+    ...{ handle: h(handle), version: v(1), reason: "a test", blocks: [handle] },
+  });
+  for (let i = 0; i < faultsMax; i += 1) store.faults.noteCorrupt(bad(i + 1));
+  const reports: BadChunk[] = [];
+  store.faults.onBad((one) => reports.push(one));
+  store.faults.noteCorrupt(bad(9_999));
+  t.same(reports, [bad(9_999)]);
+  t.equal(store.faults.bad().length, faultsMax);
 });
 
 t.test("small chunks and records in the index are verified as they are stored", async (t) => {
