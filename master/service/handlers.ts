@@ -329,7 +329,9 @@ function serveFiles(handlers: Handlers, master: Master): void {
     })
     .serve(chunk.reportReplica, async (params, { connection }) => {
       sessions.of(connection);
-      return master.fleetService.replicaBad(params.server, params);
+      // Who read where the chunk was a moment ago finds it gone: that is no fault.
+      const isMember = master.chunks.sets.find(params.handle)?.servers.includes(params.server);
+      return isMember ? master.fleetService.replicaBad(params.server, params) : {};
     });
 }
 

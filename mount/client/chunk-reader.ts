@@ -23,6 +23,10 @@ const hedgeMs = 1_000;
 const slowMs = 10_000;
 /** Servers remembered as slow. */
 const slowMax = 1_000;
+/** One that is reported is not mended at once, and read again until then. */
+const reportEveryMs = 10_000;
+/** Reports remembered. */
+const reportedMax = 10_000;
 /** Rounds over all replicas when each of them is bad, before that is taken for final. */
 const badRoundsMax = 3;
 
@@ -57,6 +61,8 @@ export class ChunkReader {
   readonly #stop: AbortSignal;
   /** By address, until when it counts as slow. */
   readonly #slowUntilMs = lastUsed<string, number>(slowMax);
+  /** By chunk and server, when a replica was reported last. */
+  readonly #reportedMs = lastUsed<string, number>(reportedMax);
   readonly #located = lastUsed<string, Located>(filesMax);
 
   constructor(options: {
@@ -242,21 +248,35 @@ export class ChunkReader {
     signal: AbortSignal,
   ): Promise<Buffer> {
     const { handle, version } = location;
-    const { reply, payload } = await this.#pool.call(
-      replica.address,
-      readChunk,
-      { handle, version, ...range },
-      { deadlineMs: replicaMs, signal },
-    );
+    const { reply, payload } = await this.#pool
+      .call(
+        replica.address,
+        readChunk,
+        { handle, version, ...range },
+        { deadlineMs: replicaMs, signal },
+      )
+      .catch((error: unknown) => {
+        if (statusOf(error) === "no-chunk") void this.#report(location, replica, "it is not there");
+        throw error;
+      });
     if (payload.length <= range.length && crcsMatch(payload, range.offset, reply.crcs)) {
       return payload;
     }
     const reason = "bytes do not match their CRC at the reader";
-    const { server } = replica;
-    await this.#master
-      .read(reportReplica, { handle, version, server, reason }, signal)
-      .catch(() => undefined);
+    void this.#report(location, replica, reason);
     throw new StatusError("corrupt", `${replica.address}: ${reason}`);
+  }
+
+  /** Has the master mend a replica. Nobody waits for it: the next one is read meanwhile. */
+  async #report(location: Location, { server }: Replica, reason: string): Promise<void> {
+    const { handle, version } = location;
+    const key = `${handle}/${server}`;
+    const nowMs = this.#clock.nowMs();
+    if ((this.#reportedMs.get(key) ?? -Infinity) + reportEveryMs > nowMs) return;
+    this.#reportedMs.set(key, nowMs);
+    await this.#master
+      .read(reportReplica, { handle, version, server, reason }, this.#stop)
+      .catch(() => undefined);
   }
 }
 

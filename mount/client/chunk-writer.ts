@@ -12,6 +12,8 @@ import { type ChunkOptions, ChunkSyncer } from "./chunk-syncer.ts";
 
 /** A chain of replicas gets this long for one piece. */
 const writeMs = 15_000;
+/** Chunks of one file synced at a time: one alone leaves all other disks idle. */
+const syncsAtOnce = 8;
 /** Grants of one file that are remembered; a file is mostly written at one place. */
 const grantsPerFileMax = 64;
 
@@ -151,8 +153,23 @@ export class ChunkWriter {
    */
   async sync(ino: Ino, chunks: ReadonlyMap<number, readonly Taking[]>): Promise<number[]> {
     const lost: number[] = [];
-    for (const [index, takings] of chunks) {
-      if (!(await this.#sync(ino, index, takings))) lost.push(index);
+    const each = chunks.entries();
+    let failed = false;
+    const worker = async (): Promise<void> => {
+      for (const [index, takings] of each) {
+        if (failed) return;
+        if (!(await this.#sync(ino, index, takings))) lost.push(index);
+      }
+    };
+    const workers = Array.from({ length: Math.min(syncsAtOnce, chunks.size) }, () =>
+      worker().catch((error: unknown) => {
+        failed = true;
+        throw error;
+      }),
+    );
+    // Who is told of a failure may go on: nothing is still under way then.
+    for (const one of await Promise.allSettled(workers)) {
+      if (one.status === "rejected") throw one.reason;
     }
     return lost;
   }

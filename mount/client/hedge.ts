@@ -1,4 +1,4 @@
-import { type Clock, sleep } from "../../common/clock.ts";
+import type { Clock, Timer } from "../../common/clock.ts";
 
 /** One way to get something; it ends early, with any error, when `signal` aborts. */
 export type Try<T> = (signal: AbortSignal) => Promise<T>;
@@ -25,17 +25,25 @@ export function firstAnswer<T>(
   tries: readonly Try<T>[],
   { afterMs, clock, signal, isFinal, onFailed, onSlow }: HedgeOptions,
 ): Promise<T | undefined> {
-  const over = new AbortController();
-  const inner = signal ? AbortSignal.any([signal, over.signal]) : over.signal;
+  // One for all tries, and no signals made of signals: that took longer than a local read.
+  const cancel = new AbortController();
+  const timers = new Set<Timer>();
   return new Promise<T | undefined>((resolve, reject) => {
     let started = 0;
     let running = 0;
+    let isOver = false;
+    const abort = (): void => cancel.abort(signal?.reason);
+    const end = (settle: () => void): void => {
+      isOver = true;
+      for (const timer of timers) timer.cancel();
+      signal?.removeEventListener("abort", abort);
+      settle();
+      if (running > 0) cancel.abort();
+    };
     const failed = (error: unknown): void => {
-      running -= 1;
-      if (over.signal.aborted) return;
-      if (isFinal(error)) return reject(error);
+      if (isFinal(error)) return end(() => reject(error));
       onFailed(error);
-      if (!startNext() && running === 0) resolve(undefined);
+      if (!startNext() && running === 0) end(() => resolve(undefined));
     };
     const startNext = (): boolean => {
       const index = started;
@@ -43,19 +51,25 @@ export function firstAnswer<T>(
       if (!work) return false;
       started += 1;
       running += 1;
-      const ended = new AbortController();
-      work(inner)
-        .finally(() => ended.abort())
-        .then(resolve, failed);
-      void waitFor(index, ended.signal);
+      const timer = clock.timer(afterMs, () => {
+        onSlow(index);
+        if (started === index + 1) startNext();
+      });
+      timers.add(timer);
+      const ended = (then: () => void): void => {
+        timer.cancel();
+        timers.delete(timer);
+        running -= 1;
+        if (!isOver) then();
+      };
+      work(cancel.signal).then(
+        (answer) => ended(() => end(() => resolve(answer))),
+        (error: unknown) => ended(() => failed(error)),
+      );
       return true;
     };
-    const waitFor = async (index: number, ended: AbortSignal): Promise<void> => {
-      await sleep(clock, afterMs, AbortSignal.any([ended, over.signal]));
-      if (ended.aborted || over.signal.aborted) return;
-      onSlow(index);
-      if (started === index + 1) startNext();
-    };
-    if (!startNext()) resolve(undefined);
-  }).finally(() => over.abort());
+    if (signal?.aborted) abort();
+    else signal?.addEventListener("abort", abort, { once: true });
+    if (!startNext()) end(() => resolve(undefined));
+  });
 }

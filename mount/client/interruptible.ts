@@ -21,3 +21,8 @@ export async function interruptible<T>(work: Promise<T>, signal?: AbortSignal): 
     signal.removeEventListener("abort", onAbort);
   }
 }
+
+/** What was asked for was interrupted before it was begun. */
+export function interrupted(message: string): StatusError {
+  return new StatusError("interrupted", message);
+}

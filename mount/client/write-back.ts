@@ -1,34 +1,21 @@
 import type { Clock } from "../../common/clock.ts";
 import type { Log } from "../../common/log.ts";
 import { lastUsed } from "../../common/lru.ts";
-import { KeyedMutex, Semaphore } from "../../common/mutex.ts";
+import { KeyedMutex } from "../../common/mutex.ts";
 import type { ChunkHandle, Ino } from "../../protocol/id.ts";
-import { fileBytesMax, payloadBytesMax } from "../../protocol/limits.ts";
-import { commit, sync } from "../../protocol/methods/namespace.ts";
+import { fileBytesMax } from "../../protocol/limits.ts";
+import { commit } from "../../protocol/methods/namespace.ts";
 import type { Attr } from "../../protocol/shapes.ts";
 import { type Status, StatusError, statusOf } from "../../protocol/status.ts";
 import type { ChunkWriter } from "./chunk-writer.ts";
-import {
-  type Batch,
-  DirtyFile,
-  type Flight,
-  type Piece,
-  Unsynced,
-  type Writes,
-} from "./dirty-file.ts";
-import { interruptible } from "./interruptible.ts";
+import { type Batch, DirtyFile, Unsynced } from "./dirty-file.ts";
+import { FileSync } from "./file-sync.ts";
+import { interrupted, interruptible } from "./interruptible.ts";
 import type { MasterClient } from "./master-client.ts";
+import { Outbox, pieceBytes } from "./outbox.ts";
 import type { Tails } from "./tails.ts";
 import { type ErrorCursor, WriteErrors } from "./write-errors.ts";
 
-/**
- * Data is sent in pieces of at most this, cut at its multiples, so none crosses a chunk's border.
- */
-const pieceBytes = payloadBytesMax;
-/** A piece starts small, for small files, and grows at once to its full size. */
-const pieceStartBytes = 64 * 1024;
-/** Unsent data of all files: beyond it, write(2) waits (P8). */
-const unsentBytesMaxDefault = 48 * 1024 * 1024;
 /**
  * Files without unsent data whose chunks an fsync would still have to sync. Chunk servers sync by
  * themselves within seconds, so what falls out of this list is long safe.
@@ -36,10 +23,6 @@ const unsentBytesMaxDefault = 48 * 1024 * 1024;
 const unsyncedFilesMax = 20_000;
 /** Chunks remembered as ones that the master tells readers of. */
 const listedMax = 10_000;
-/** Files that syncfs works on at a time. */
-const syncsAtATime = 16;
-/** Chunks that one line of the log names. */
-const lostToldMax = 20;
 /** Chunks with data that the master has not heard of, before it is told in passing. */
 const uncommittedChunksMax = 2;
 /**
@@ -93,13 +76,31 @@ export class WriteBack {
   readonly #unsynced = lastUsed<Ino, Unsynced>(unsyncedFilesMax);
   /** Chunks that commits have named: a grant from before them still says that they are new. */
   readonly #listed = lastUsed<ChunkHandle, true>(listedMax);
-  readonly #budget: Semaphore;
+  readonly #outbox: Outbox;
+  readonly #fileSync: FileSync;
   readonly #locks = new KeyedMutex<Ino>();
   readonly #commits = new KeyedMutex<Ino>();
 
   constructor(options: WriteBackOptions) {
     this.#options = options;
-    this.#budget = new Semaphore(options.unsentBytesMax ?? unsentBytesMaxDefault);
+    const { master, writer, log, unsentBytesMax, admit, onSent } = options;
+    const { errors } = this;
+    this.#outbox = new Outbox({
+      ...{ master, writer, log, unsentBytesMax, errors, admit, onSent },
+      files: this.#files,
+      isListed: (handle) => this.#listed.has(handle),
+    });
+    this.#fileSync = new FileSync({
+      ...{ master, writer, log, errors },
+      settled: async (ino) => {
+        const file = this.#file(ino);
+        await this.#settle(ino, file);
+        return file.unsynced;
+      },
+      onSynced: (ino, unsynced) => {
+        if (this.#unsynced.get(ino) === unsynced) this.#unsynced.delete(ino);
+      },
+    });
   }
 
   /**
@@ -163,7 +164,7 @@ export class WriteBack {
     let rest = data;
     for (let at = offset; rest.length > 0;) {
       const part = rest.subarray(0, pieceBytes - (at % pieceBytes));
-      if (!this.#collect(ino, file, at, part)) {
+      if (!this.#outbox.collect(ino, file, at, part)) {
         rest = Buffer.from(rest);
         await this.#waitForMemory(ino, file, at, Math.min(rest.length, part.length), signal);
         continue;
@@ -176,7 +177,22 @@ export class WriteBack {
     const { piece } = file;
     const full = piece && (piece.offset + piece.length) % pieceBytes === 0;
     // Others wait for memory: nothing is held back for the sake of larger pieces.
-    if (full || this.#budget.contended) this.#launch(ino, file);
+    if (full || this.#outbox.contended) this.#outbox.launch(ino, file);
+  }
+
+  async #waitForMemory(
+    ino: Ino,
+    file: DirtyFile,
+    offset: number,
+    bytes: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    try {
+      await this.#outbox.waitForMemory(file, offset, bytes, signal);
+    } catch (error) {
+      this.#forgetIfClean(ino, file, true);
+      throw error;
+    }
   }
 
   #file(ino: Ino): DirtyFile {
@@ -188,121 +204,11 @@ export class WriteBack {
     return file;
   }
 
-  /**
-   * Adds `part`, which crosses no piece's border, to the open piece, or opens another. False: there
-   * is no memory for it.
-   */
-  #collect(ino: Ino, file: DirtyFile, offset: number, part: Buffer): boolean {
-    const open = file.piece;
-    const samePiece =
-      open && Math.floor(open.offset / pieceBytes) === Math.floor(offset / pieceBytes);
-    const touches = samePiece && offset >= open.offset && offset <= open.offset + open.length;
-    if (touches && this.#grow(open, offset - open.offset + part.length)) {
-      put(open, offset, part);
-      return true;
-    }
-    this.#launch(ino, file);
-    const capacity = capacityFor(part.length);
-    if (!this.#budget.tryAcquire(capacity)) return false;
-    put(file.begin(offset, Buffer.allocUnsafe(capacity)), offset, part);
-    return true;
-  }
-
-  /** Opens a piece at `offset` for `bytes` when there is memory for it. */
-  async #waitForMemory(
-    ino: Ino,
-    file: DirtyFile,
-    offset: number,
-    bytes: number,
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    const capacity = capacityFor(bytes);
-    const granted = this.#budget.acquire(capacity);
-    // What others have collected is sent, so that the memory comes back.
-    for (const [other, its] of this.#files) this.#launch(other, its);
-    await granted;
-    if (signal?.aborted) {
-      this.#budget.release(capacity);
-      this.#forgetIfClean(ino, file, true);
-      throw interrupted("interrupted while waiting for memory");
-    }
-    file.begin(offset, Buffer.allocUnsafe(capacity));
-  }
-
-  /** Makes room for `bytes` in a piece, if there is memory for it. */
-  #grow(piece: Piece, bytes: number): boolean {
-    if (bytes <= piece.buffer.length) return true;
-    if (!this.#budget.tryAcquire(pieceBytes - piece.buffer.length)) return false;
-    const larger = Buffer.allocUnsafe(pieceBytes);
-    piece.buffer.copy(larger, 0, 0, piece.length);
-    piece.buffer = larger;
-    return true;
-  }
-
-  /** Sends the open piece, after those under way that it overlaps. */
-  #launch(ino: Ino, file: DirtyFile): void {
-    const { piece } = file;
-    if (!piece || piece.length === 0) return;
-    file.piece = undefined;
-    const { offset, extendsFrom } = piece;
-    const end = offset + piece.length;
-    const before = file.flightsOver(offset, end);
-    const flight: Flight = {
-      offset,
-      end,
-      extendsFrom,
-      abandoned: false,
-      failed: false,
-      done: Promise.resolve(),
-    };
-    flight.done = this.#send(ino, file, { piece, flight, before }).finally(() => {
-      file.flights.delete(flight);
-      this.#budget.release(piece.buffer.length);
-      this.#options.onSent(ino);
-    });
-    file.flights.add(flight);
-  }
-
-  async #send(
-    ino: Ino,
-    file: DirtyFile,
-    one: { piece: Piece; flight: Flight; before: readonly Flight[] },
-  ): Promise<void> {
-    const { master, writer, log } = this.#options;
-    const { piece, flight, before } = one;
-    await Promise.all(before.map((other) => other.done));
-    await file.slots.acquire(1);
-    try {
-      const { handle, fresh, taking } = await writer.write(
-        ino,
-        piece.offset,
-        piece.buffer.subarray(0, piece.length),
-        () => this.#admit(ino, flight),
-      );
-      const listed = !fresh || this.#listed.has(handle);
-      const index = Math.floor(piece.offset / master.chunkBytes);
-      file.arrived(flight, { index, handle, listed, taking });
-    } catch (cause) {
-      log.error("write.failed", { ino, offset: piece.offset, length: piece.length, error: cause });
-      flight.failed = true;
-      file.failed(flight);
-      this.errors.add(ino, cause);
-    } finally {
-      file.slots.release(1);
-    }
-  }
-
-  async #admit(ino: Ino, flight: Flight): Promise<void> {
-    const asked = this.#options.admit?.(ino);
-    if (asked) await asked;
-    if (flight.abandoned) throw new StatusError("io-error", "written under a lock that is lost");
-  }
-
   /** The file may be others' now: what is not sent is lost, and its writers are told. */
   abandon(ino: Ino): void {
     const file = this.#files.get(ino);
     if (!file) return;
-    this.#launch(ino, file);
+    this.#outbox.launch(ino, file);
     for (const flight of file.flights) flight.abandoned = true;
   }
 
@@ -321,7 +227,7 @@ export class WriteBack {
     if (!file) return;
     const end = offset + length;
     if (file.overlaps(offset, end)) {
-      this.#launch(ino, file);
+      this.#outbox.launch(ino, file);
       const flights = file.flightsOver(offset, end);
       await this.drain(ino, signal);
       if (flights.some(({ failed }) => failed)) {
@@ -338,7 +244,7 @@ export class WriteBack {
   async drain(ino: Ino, signal?: AbortSignal): Promise<void> {
     const file = this.#files.get(ino);
     if (!file) return;
-    this.#launch(ino, file);
+    this.#outbox.launch(ino, file);
     const flights = [...file.flights].map((flight) => flight.done);
     await interruptible(Promise.all(flights), signal);
   }
@@ -357,50 +263,8 @@ export class WriteBack {
 
   /** As `flush`, and on the disks of all replicas and of the master. */
   async fsync(ino: Ino, waiter: Waiter): Promise<void> {
-    await interruptible(this.#sync(ino), waiter.signal);
+    await interruptible(this.#fileSync.sync(ino), waiter.signal);
     this.#report(ino, waiter);
-  }
-
-  /**
-   * The commit comes first: until it has, the master tells nobody where a new chunk is. Then both
-   * go to the disk, the data and what the master knows (also of a file that has nothing unwritten:
-   * that it was made, or truncated).
-   */
-  async #sync(ino: Ino): Promise<void> {
-    const file = this.#file(ino);
-    await this.#settle(ino, file);
-    const { unsynced } = file;
-    const taken = unsynced.take();
-    const done = await Promise.allSettled([this.#syncOwn(ino, taken), this.#syncRest(ino, taken)]);
-    if (done[0].status === "fulfilled") unsynced.synced(taken);
-    for (const one of done) {
-      if (one.status === "fulfilled") continue;
-      this.#options.log.error("sync.failed", { ino, error: one.reason });
-      this.errors.add(ino, one.reason);
-    }
-    if (unsynced.size === 0 && this.#unsynced.get(ino) === unsynced) this.#unsynced.delete(ino);
-  }
-
-  /** Of what is lost the application is told once, as of a write that failed. */
-  async #syncOwn(ino: Ino, taken: ReadonlyMap<number, Writes>): Promise<void> {
-    if (taken.size === 0) return;
-    const chunks = new Map([...taken].map(([index, { takings }]) => [index, takings]));
-    const lost = await this.#options.writer.sync(ino, chunks);
-    if (lost.length === 0) return;
-    const message = "every server that had it lost power before it was synced";
-    this.#options.log.error("sync.lost", { ino, chunks: lost.slice(0, lostToldMax) });
-    this.errors.add(ino, new StatusError("io-error", message));
-  }
-
-  /**
-   * What the master knows, and what other mounts have written: fsync(2) is for the whole file. Who
-   * took that, and whether it is all still there, only those mounts know.
-   */
-  async #syncRest(ino: Ino, own: ReadonlyMap<number, Writes>): Promise<void> {
-    const { master, writer } = this.#options;
-    const { unsynced } = await master.read(sync, { ino });
-    const others = unsynced.filter((index) => !own.has(index));
-    if (others.length > 0) await writer.sync(ino, new Map(others.map((index) => [index, []])));
   }
 
   #report(ino: Ino, waiter: Waiter): void {
@@ -486,7 +350,7 @@ export class WriteBack {
     const begun: Promise<void>[] = [];
     for (const [ino, file] of [...this.#files]) {
       const idle = clock.nowMs() - file.lastWriteMs >= idleMs;
-      if (this.#budget.contended) this.#launch(ino, file);
+      if (this.#outbox.contended) this.#outbox.launch(ino, file);
       if (file.settling || (!idle && file.written.size < uncommittedChunksMax)) continue;
       if (file.isClean) this.#forgetIfClean(ino, file);
       else begun.push(this.#settleBehind(ino, file));
@@ -518,12 +382,7 @@ export class WriteBack {
   /** syncfs(2): as `flushAll`, and on the disks of all replicas and of the master. */
   async syncAll(): Promise<void> {
     const before = this.errors.count;
-    const inos = new Set([...this.#files.keys(), ...this.#unsynced.keys()]);
-    const each = [...inos].values();
-    const worker = async (): Promise<void> => {
-      for (const ino of each) await this.#sync(ino);
-    };
-    await Promise.all(Array.from({ length: syncsAtATime }, worker));
+    await this.#fileSync.syncAll(new Set([...this.#files.keys(), ...this.#unsynced.keys()]));
     if (this.errors.count !== before) {
       throw new StatusError("io-error", "something could not be written");
     }
@@ -535,20 +394,6 @@ export class WriteBack {
       pending ? [{ ino, end: pending.end }] : [],
     );
   }
-}
-
-function capacityFor(bytes: number): number {
-  return bytes > pieceStartBytes ? pieceBytes : pieceStartBytes;
-}
-
-function put(piece: Piece, offset: number, part: Buffer): void {
-  const at = offset - piece.offset;
-  part.copy(piece.buffer, at);
-  piece.length = Math.max(piece.length, at + part.length);
-}
-
-function interrupted(message: string): StatusError {
-  return new StatusError("interrupted", message);
 }
 
 function checkSize(place: Place, data: Buffer): void {

@@ -2,6 +2,7 @@ import { mkdtempSync, readdirSync, rmSync, truncateSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { must } from "../../common/assert.ts";
+import type { Disk } from "../../common/disk.ts";
 import { silentLog } from "../../common/log.ts";
 import { systemClock } from "../../common/os/clock.ts";
 import { systemDisk } from "../../common/os/disk.ts";
@@ -44,16 +45,22 @@ export class LiveCluster {
   readonly servers: ChunkServer[] = [];
   master: Master;
   readonly #root = mkdtempSync(path.join(tmpdir(), "gfs-live-"));
+  /** The chunk servers'. */
+  readonly #disk: Disk;
   readonly #mounts = new Set<LiveMount>();
   #listener: Listener | undefined;
   #uuids = 0;
 
-  private constructor() {
+  private constructor(disk = systemDisk) {
+    this.#disk = disk;
     this.master = this.#newMaster();
   }
 
-  static async start(t: Teardown, { servers }: { servers: number }): Promise<LiveCluster> {
-    const cluster = new LiveCluster();
+  static async start(
+    t: Teardown,
+    { servers, disk }: { servers: number; disk?: Disk },
+  ): Promise<LiveCluster> {
+    const cluster = new LiveCluster(disk);
     t.teardown(() => cluster.#stop());
     await cluster.#startMaster(0);
     for (let i = 0; i < servers; i += 1) await cluster.addServer();
@@ -94,7 +101,7 @@ export class LiveCluster {
       boot,
       master: this.#address,
       listen: { host: loopback, port: 0 },
-      ...{ rack: "", name: "test", reserveBytes: 0, disk: systemDisk },
+      ...{ rack: "", name: "test", reserveBytes: 0, disk: this.#disk },
       ...{ clock: systemClock, log: silentLog, random: Math.random },
       connect: websocketConnect(systemClock),
     });

@@ -4,6 +4,7 @@ import { systemClock } from "../../../common/os/clock.ts";
 import { ChunkReader } from "../../../mount/client/chunk-reader.ts";
 import { ReadAhead, ReadAheadBudget } from "../../../mount/client/read-ahead.ts";
 import { chunkHandle, chunkVersion, ino, serverId } from "../../../protocol/id.ts";
+import { locate, reportReplica } from "../../../protocol/methods/chunk.ts";
 import { StatusError } from "../../../protocol/status.ts";
 import { mib, outcome } from "./support.ts";
 
@@ -66,3 +67,40 @@ t.test("a block that is bad everywhere costs itself, also when it was read ahead
   }
   t.equal(await outcome(reader.read(source, { offset: 0, length: data.length })), "corrupt");
 });
+
+t.test(
+  "a server without the chunk that it should have is reported, and not each time",
+  async (t) => {
+    const reported: unknown[] = [];
+    const replicas = [1, 2].map((id) => ({
+      ...{ server: serverId(id), address: `server:${id}`, rack: "" },
+    }));
+    const location = { index: 0, handle: chunkHandle(7), version: chunkVersion(1), replicas };
+    const reader = new ChunkReader({
+      master: {
+        chunkBytes: 64 * mib,
+        read: (async (method: unknown, params: unknown) => {
+          if (method === locate) return { locations: [location] };
+          t.equal(method, reportReplica);
+          reported.push(params);
+          return {};
+        }) as never,
+      },
+      pool: {
+        call: (async (address: string) => {
+          if (address === "server:1") throw new StatusError("no-chunk", "chunk 7 is not here");
+          return { payload: data, reply: { crcs: crcsByBlock(data, 0) } };
+        }) as never,
+      },
+      clock: systemClock,
+      random: () => 0.5,
+      place: { hosts: new Set(), rack: "" },
+      timeoutMs: undefined,
+      stop: new AbortController().signal,
+    });
+    for (let i = 0; i < 3; i += 1) {
+      t.ok((await reader.read(source, { offset: 0, length: data.length })).equals(data));
+    }
+    t.same(reported, [{ handle: 7, version: 1, server: 1, reason: "it is not there" }]);
+  },
+);

@@ -11,7 +11,7 @@ import type { Grant, Location } from "../../../protocol/shapes.ts";
 import { StatusError, type Status } from "../../../protocol/status.ts";
 import { ChunkWriter, type Taken } from "../../../mount/client/chunk-writer.ts";
 import type { MasterClient } from "../../../mount/client/master-client.ts";
-import { clock, file, log, mib, outcome } from "./support.ts";
+import { clock, file, log, mib, outcome, settled } from "./support.ts";
 
 type Asked = RequestOf<typeof grantMethod>;
 
@@ -29,22 +29,23 @@ class Servers {
   boots: Record<number, number> = {};
   onGrant: () => void = () => undefined;
   onLocate: () => void = () => undefined;
+  onSync: () => Promise<void> = () => Promise.resolve();
   onCall: (address: string, nth: number) => void = () => undefined;
   readonly writer: ChunkWriter;
   #calls = 0;
 
   constructor(servers = 2) {
     this.set = Array.from({ length: servers }, (_, i) => i + 1);
-    const read = async (): Promise<{ locations: Location[] }> => {
+    const read = async (_method: unknown, { first }: { first: number }) => {
       this.onLocate();
-      return { locations: this.located ? [this.#chunk()] : [] };
+      return { locations: this.located ? [this.#chunk(first)] : [] };
     };
     const mutate = (_method: unknown, request: Asked): Promise<{ grant: Grant }> =>
       Promise.resolve({ grant: this.#grant(request) });
     this.writer = new ChunkWriter({
       master: {
         chunkBytes: 4 * mib,
-        read: read as MasterClient["read"],
+        read: read as unknown as MasterClient["read"],
         mutate: mutate as MasterClient["mutate"],
       },
       pool: { call: this.#call.bind(this) as Pool["call"] },
@@ -53,10 +54,10 @@ class Servers {
     });
   }
 
-  #chunk(): Location {
+  #chunk(index: number): Location {
     const replicas = this.set.map((id) => ({ server: serverId(id), address: `${id}`, rack: "" }));
     const { version } = this;
-    return { index: 0, handle: chunkHandle(7), version: chunkVersion(version), replicas };
+    return { index, handle: chunkHandle(7), version: chunkVersion(version), replicas };
   }
 
   #grant(request: Asked): Grant {
@@ -66,15 +67,17 @@ class Servers {
       this.version += 1;
       this.set = this.set.filter((id) => !failed.servers.includes(serverId(id)));
     }
-    const grant = { ...this.#chunk(), epoch: epoch(1), fresh: this.fresh };
+    const grant = { ...this.#chunk(request.index), epoch: epoch(1), fresh: this.fresh };
     this.onGrant();
     return grant;
   }
 
   async #call(address: string, method: unknown, request: unknown): Promise<unknown> {
     this.#calls += 1;
-    if (method === syncChunks) this.syncs.push(address);
-    else this.writes.push(request as RequestOf<typeof writeChunk>);
+    if (method === syncChunks) {
+      this.syncs.push(address);
+      await this.onSync();
+    } else this.writes.push(request as RequestOf<typeof writeChunk>);
     await Promise.resolve();
     this.onCall(address, this.#calls);
     const boots = this.set.map((id) => this.boots[id] ?? 1);
@@ -232,3 +235,27 @@ await t.test("a copy elsewhere has what none of the servers before has lost", as
   servers.boots = { 1: 2 };
   tt.same(await servers.sync(taken), [0], "it may have been copied from the first");
 });
+
+await t.test(
+  "chunks are synced several at a time, and none is begun after a failure",
+  async (tt) => {
+    const servers = new Servers(1);
+    const chunks = new Map(Array.from({ length: 40 }, (_, i) => [i, []]));
+    let underWay = 0;
+    let most = 0;
+    servers.onSync = async () => {
+      most = Math.max(most, ++underWay);
+      await settled();
+      underWay -= 1;
+    };
+    tt.same(await servers.writer.sync(file, chunks), []);
+    tt.equal(servers.syncs.length, 40);
+    tt.ok(most > 1 && most <= 8, `${most} at a time`);
+    servers.onCall = (_address, nth) => {
+      if (nth === 50) fail("io-error");
+    };
+    tt.equal(await outcome(servers.writer.sync(file, chunks)), "io-error");
+    tt.ok(servers.syncs.length < 40 + 10 + 8, `${servers.syncs.length - 40} were begun`);
+    tt.equal(underWay, 0, "those under way have ended");
+  },
+);

@@ -1,3 +1,4 @@
+import { getEventListeners } from "node:events";
 import t from "tap";
 import { firstAnswer, type HedgeOptions, type Try } from "../../../mount/client/hedge.ts";
 import { handClock } from "../../support/hand-clock.ts";
@@ -91,4 +92,21 @@ t.test("a final error, or the caller's signal, ends all", async (t) => {
   asked.abort();
   t.equal(await waiting, undefined);
   t.same(cancelled, [0, 7]);
+  const before: Try<string> = async (signal) => String(signal.aborted);
+  t.equal(await run([before], { signal: asked.signal }), "true", "also one from before");
+});
+
+t.test("nothing is left behind at the signal, nor a timer", async (t) => {
+  const { fire, slow, hangs, run } = scene();
+  const { signal } = new AbortController();
+  await run([answers("at once")], { signal });
+  await run([fails("a"), answers("second")], { signal });
+  await run([fails("a")], { signal });
+  const both = run([hangs(0), answers("second")], { signal });
+  fire();
+  await both;
+  t.same(slow, [0]);
+  fire();
+  t.same(slow, [0]);
+  t.equal(getEventListeners(signal, "abort").length, 0);
 });
