@@ -43,6 +43,8 @@ export class Session implements FileWriter {
   /** What it was when it was last certain, and what this client has done to it since. */
   #base = new Contents();
   #since: ((contents: Contents) => void)[] = [];
+  /** Writes of the file that had failed when it was last certain. */
+  #failed = 0;
 
   constructor(workload: Workload, client: Mount, file: ModelFile, random: Random) {
     this.#file = file;
@@ -63,6 +65,13 @@ export class Session implements FileWriter {
     this.#own = contents.clone();
     this.#base = contents.clone();
     this.#since = [];
+    this.#failed = this.#failedWrites;
+  }
+
+  /** What its mount has found that it cannot store, and tells with the next fsync or close. */
+  get #failedWrites(): number {
+    const { ino } = this.#file;
+    return ino === undefined ? 0 : (this.#client.life.failedWrites.get(ino) ?? 0);
   }
 
   #does(change: (contents: Contents) => void): void {
@@ -196,6 +205,9 @@ export class Session implements FileWriter {
       const { size } = await fs.getattr(this.#node, this.#open, caller);
       return { size, bytes: Buffer.concat(await fs.read(this.#open, offset, length, caller)) };
     });
+    if (this.#failedWrites !== this.#failed) {
+      return this.#workload.world.count("not compared: a write has failed, and it is not told yet");
+    }
     this.#workload.compare(this.#client, { file: this.#file, contents, offset, ...found });
     const short = Math.min(length, contents.sizeMin - offset);
     if (found.bytes.length >= short) return;

@@ -217,6 +217,8 @@ export class Life {
   ended = false;
   /** How often it has logged an event. */
   readonly said = new Map<string, number>();
+  /** By inode: writes of which this mount has found that they cannot be stored. */
+  readonly failedWrites = new Map<number, number>();
   readonly #onEnd = new Set<() => void>();
 
   constructor(node: SimNode, number: number) {
@@ -264,6 +266,10 @@ function logOf(life: Life): Log {
     (event: string, facts: Record<string, unknown> = {}): void => {
       if (life.ended) return;
       life.said.set(event, (life.said.get(event) ?? 0) + 1);
+      if (event === "write.failed") {
+        const ino = Number(facts["ino"]);
+        life.failedWrites.set(ino, (life.failedWrites.get(ino) ?? 0) + 1);
+      }
       if (event === "chunk.bad") life.node.badChunks.add(Number(facts["handle"]));
       world.note(`${life.name} ${level} ${event} ${factsText(facts)}`);
       if (isBug(facts["error"])) world.failed(`${life.name} ${event}`, facts["error"]);
