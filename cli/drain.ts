@@ -98,6 +98,14 @@ async function follow(address: Address, first: DrainState, json: boolean): Promi
   let state = first;
   let progressMs = systemClock.nowMs();
   let told = "";
+  const interrupted = (): void => {
+    bar.end();
+    const { server } = first;
+    const next = `gfs drain ${server} shows it again, gfs drain --undo ${server} ends it`;
+    process.stderr.write(`gfs: the drain goes on without being shown: ${next}\n`);
+    process.exit(130);
+  };
+  process.once("SIGINT", interrupted);
   const isStuck = (): boolean =>
     state.stuck !== undefined && systemClock.nowMs() > progressMs + stuckMsMax;
   try {
@@ -112,6 +120,7 @@ async function follow(address: Address, first: DrainState, json: boolean): Promi
       if (state.left < left) progressMs = systemClock.nowMs();
     }
   } finally {
+    process.off("SIGINT", interrupted);
     bar.end();
   }
   tell(state, json);

@@ -1,4 +1,4 @@
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import t, { type Test } from "tap";
 import { bytesText } from "../../cli/status.ts";
@@ -24,8 +24,14 @@ interface Outcome {
 }
 
 function cli(...args: string[]): Promise<Outcome> {
+  return started(args, () => undefined);
+}
+
+/** `onStart` gets the process, to do something to it. */
+function started(args: string[], onStart: (child: ChildProcess) => void): Promise<Outcome> {
   return new Promise((resolve) => {
     const child = spawn(process.execPath, [gfs, ...args], { cwd: "/", timeout: 30_000 });
+    onStart(child);
     const outcome: Outcome = { code: null, stdout: "", stderr: "" };
     child.stdout.on("data", (chunk: Buffer) => (outcome.stdout += chunk.toString()));
     child.stderr.on("data", (chunk: Buffer) => (outcome.stderr += chunk.toString()));
@@ -100,6 +106,24 @@ t.test("following a drain goes on over what passes, and ends with what is final"
   t.equal(code, 1);
   t.equal(stderr, "gfs: no chunk server 7\n");
   t.equal(asked, failures.length);
+});
+
+t.test("a drain that is followed no more goes on, and that is said", async (t) => {
+  const state = { server: serverId(7), address: "a:1", mode: "draining", left: 3 } as const;
+  let follower: ChildProcess | undefined;
+  const handlers = new Handlers()
+    .serve(admin.drain, () => state)
+    .serve(admin.drainProgress, () => {
+      follower?.kill("SIGINT");
+      return state;
+    });
+  const address = await master(t, handlers);
+  const args = ["drain", "7", "--master", address];
+  const { code, stderr } = await started(args, (child) => {
+    follower = child;
+  });
+  t.equal(code, 130);
+  t.match(stderr, /^gfs: the drain goes on .* gfs drain --undo 7 ends it\n$/);
 });
 
 t.test("sizes are in the unit that shows something", (t) => {
