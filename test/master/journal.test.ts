@@ -308,7 +308,7 @@ t.test(
 async function smallDisk(test: Test): Promise<string | undefined> {
   const mountpoint = path.join(directory, "small");
   mkdirSync(mountpoint);
-  const mounted = spawnSync("mount", ["-t", "tmpfs", "-o", "size=4m", "tmpfs", mountpoint]);
+  const mounted = spawnSync("mount", ["-t", "tmpfs", "-o", "size=32m", "tmpfs", mountpoint]);
   if (mounted.status !== 0) {
     test.pass(`not run: a tmpfs cannot be mounted here: ${mounted.stderr?.toString().trim()}`);
     return undefined;

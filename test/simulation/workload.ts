@@ -27,8 +27,8 @@ const pauseMs = 250;
 const quarantineMs = 75_000;
 const snapshotsMax = 3;
 
-/** What fsync says of it, and the faults that it may be said after. */
-const lostBeforeSync = "every server that had it lost power before it was synced";
+/** What a mount logs of it, and the faults that it may be after. */
+const lostBeforeSync = "sync.lost";
 const powerFaults = ["fault: server lost power", "fault: all lost power"];
 
 /** What a client logs that was silent for longer than its session's lease. */
@@ -118,18 +118,24 @@ export class Workload {
       this.#running += 1;
       const mount = mountOf(client);
       const { life } = mount;
-      const lost = life.said.get(sessionLost);
+      const before = new Map(life.said);
+      const isNew = (event: string): boolean => life.said.get(event) !== before.get(event);
       try {
         await this.#operation(mount);
       } catch (error) {
-        this.#unexpected(mount, error, { sessionLost: life.said.get(sessionLost) !== lost });
+        const facts = { sessionLost: isNew(sessionLost), syncLost: isNew(lostBeforeSync) };
+        this.#unexpected(mount, error, facts);
       } finally {
         this.#running -= 1;
       }
     }
   }
 
-  #unexpected(client: Mount, error: unknown, facts: { sessionLost: boolean }): void {
+  #unexpected(
+    client: Mount,
+    error: unknown,
+    facts: { sessionLost: boolean; syncLost: boolean },
+  ): void {
     if (error instanceof Ended) return;
     const status = statusOf(error);
     if (facts.sessionLost && withoutSession.has(status)) {
@@ -137,7 +143,11 @@ export class Workload {
     }
     if (status === "internal") return this.#world.failed(client.name, error);
     const { message } = error as Error;
-    if (message === lostBeforeSync && powerFaults.some((fault) => this.#world.counts.has(fault))) {
+    if (
+      facts.syncLost &&
+      status === "io-error" &&
+      powerFaults.some((fault) => this.#world.counts.has(fault))
+    ) {
       return this.#world.count("operation failed: lost with power before fsync");
     }
     this.#world.note(`${client.name} failed: ${status} ${message}`);

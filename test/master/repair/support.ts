@@ -78,7 +78,13 @@ export class Scene {
 
   async beat(): Promise<void> {
     for (const server of this.servers) {
-      if (server.connection?.closed === false) await server.obey();
+      if (server.connection?.closed !== false) continue;
+      try {
+        await server.obey();
+      } catch (error) {
+        // In the middle of it the master may have it tell anew what it holds.
+        if (!server.connection.closed) throw error;
+      }
     }
   }
 
