@@ -92,6 +92,8 @@ export const LocationShape = Type.Object(
     handle: HandleShape,
     version: VersionShape,
     replicas: Type.Array(ReplicaShape, { maxItems: 32 }),
+    /** Servers that may have a better one are waited for: that these are bad is not final. */
+    more: Opt(Type.Boolean()),
   },
   { additionalProperties: false },
 );

@@ -121,7 +121,8 @@ export class Chunks {
       const why = sets.nobody(handle, chunk);
       if (why.status === "lost") throw why;
     }
-    return { index, handle, version: chunk.version, replicas };
+    const more = sets.mayHaveMore(handle, chunk);
+    return { index, handle, version: chunk.version, replicas, ...(more ? { more } : {}) };
   }
 
   /** Replicas for a reader: servers that are up first. */

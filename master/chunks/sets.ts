@@ -298,6 +298,14 @@ export class ChunkSets {
     throw new StatusError("unavailable", `chunk ${handle}: ${why}`);
   }
 
+  /** True if a server of the set that is not there, or in doubt, may turn out to have the chunk. */
+  mayHaveMore(handle: ChunkHandle, chunk: Chunk): boolean {
+    const present = this.present(handle);
+    return chunk.servers.some(
+      (id) => !present.includes(id) && !this.#fleet.isGone(id) && !this.#isWithout(handle, id),
+    );
+  }
+
   /** True if the server is there and has said that it has no replica of use. */
   #isWithout(handle: ChunkHandle, id: ServerId): boolean {
     const told = this.#fleet.isUp(id) && this.#fleet.get(id)?.inventoried === true;

@@ -141,6 +141,7 @@ export class ChunkReader {
       if (payload) return padded(payload, range.length);
       this.#chunksOf(source).delete(index);
       if (this.#stop.aborted) throw new StatusError("io-error", "the mount is closing");
+      if (location.more) attempts.mayMend();
       await attempts.next(signal);
     }
   }
@@ -301,6 +302,11 @@ class Attempts {
     this.#last = error;
     const status = statusOf(error);
     if (status !== "corrupt" && status !== "io-error") this.#roundIsBad = false;
+  }
+
+  /** A good replica may come back: that those at hand are bad is not final. */
+  mayMend(): void {
+    this.#roundIsBad = false;
   }
 
   /** Before the next round over the replicas. Rejects when there is no point in one. */

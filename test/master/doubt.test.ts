@@ -2,6 +2,7 @@ import t from "tap";
 import { must } from "../../common/assert.ts";
 import { goneMs } from "../../master/fleet/fleet.ts";
 import { chunkVersion } from "../../protocol/id.ts";
+import { locate } from "../../protocol/methods/chunk.ts";
 import * as fleet from "../../protocol/methods/fleet.ts";
 import { StatusError } from "../../protocol/status.ts";
 import type { MasterCluster, TestServer } from "../support/master-cluster.ts";
@@ -55,6 +56,25 @@ t.test("when the others are long dead, what a replica in doubt has is what there
   await a.join(cluster);
   await mount.grant(attr);
   t.same(await located(mount, attr), [a.id]);
+});
+
+t.test("readers are told of servers that may turn out to have the chunk too", async (t) => {
+  const all = await scene(t);
+  const { cluster, servers } = all;
+  const { attr } = await writtenFile(all, "x");
+  const [a, b, c] = servers as [TestServer, TestServer, TestServer];
+  await cluster.restart();
+  const mount = await cluster.mount();
+  const more = async (): Promise<boolean | undefined> => {
+    const request = { ino: attr.ino, first: 0, count: 1 };
+    return (await mount.read(locate, request)).locations[0]?.more;
+  };
+  await a.join(cluster);
+  t.equal(await more(), true);
+  await b.join(cluster);
+  c.chunks.clear();
+  await c.join(cluster);
+  t.equal(await more(), undefined, "the third has said that it has not");
 });
 
 t.test("a copy that is under way is not deleted as left over", async (t) => {

@@ -12,7 +12,10 @@ const source = { ino: ino(5), at: undefined };
 const data = Buffer.alloc(16 * blockBytes, "some bytes");
 
 /** A chunk of 16 blocks on servers that each have some of them bad. */
-function readerOf(badBlocks: readonly (readonly number[])[]): ChunkReader {
+function readerOf(
+  badBlocks: readonly (readonly number[])[],
+  facts: () => { more?: boolean } = () => ({}),
+): ChunkReader {
   const replicas = badBlocks.map((_, i) => ({
     ...{ server: serverId(i + 1), address: `server:${i + 1}`, rack: "" },
   }));
@@ -29,7 +32,7 @@ function readerOf(badBlocks: readonly (readonly number[])[]): ChunkReader {
   return new ChunkReader({
     master: {
       chunkBytes: 64 * mib,
-      read: (() => Promise.resolve({ locations: [location] })) as never,
+      read: (() => Promise.resolve({ locations: [{ ...location, ...facts() }] })) as never,
     },
     pool: { call: call as never },
     clock: systemClock,
@@ -66,6 +69,20 @@ t.test("a block that is bad everywhere costs itself, also when it was read ahead
       t.ok((await read(block)).equals(data.subarray(block * blockBytes).subarray(0, blockBytes)));
   }
   t.equal(await outcome(reader.read(source, { offset: 0, length: data.length })), "corrupt");
+});
+
+t.test("a bad replica is not final while a server is away that may have a good one", async (t) => {
+  const bad = [[4], []];
+  let asked = 0;
+  const reader = readerOf(bad, () => {
+    asked += 1;
+    if (asked === 8) bad[0] = []; // What comes back may also mend it.
+    return { more: asked < 8 };
+  });
+  bad[1] = [4];
+  const range = { offset: 4 * blockBytes, length: blockBytes };
+  t.equal((await reader.read(source, range)).length, blockBytes);
+  t.equal(asked, 8);
 });
 
 t.test(
