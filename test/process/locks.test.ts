@@ -158,8 +158,9 @@ t.test("a mount that was stopped for longer than its lease has lost its locks", 
   const [b, other] = [await open(t, m2, "s"), await cluster.mount(binding)];
   const c = await open(t, other, "s");
   await b.do("lock write 0 0");
-  await b.do("put 0 mine");
   const { answer: granted } = await c.begin("lockw write 0 0");
+  // Last, so that it is not sent before its mount stops.
+  await b.do("put 0 mine");
   m2.program.signal("SIGSTOP");
   t.equal(await granted, "ok");
   await c.do("put 0 his!");
