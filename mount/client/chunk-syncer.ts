@@ -106,14 +106,8 @@ export class ChunkSyncer {
 
   async #locate(ino: Ino, index: number): Promise<Target | undefined> {
     const params = { ino, first: index, count: 1 };
-    try {
-      const { locations } = await this.#options.master.read(locate, params);
-      return locations.find((location) => location.index === index);
-    } catch (error) {
-      // A deleted file. One that the master has lost had a commit that failed, which is told.
-      if (statusOf(error) === "stale") return undefined;
-      throw error;
-    }
+    const asked = this.#options.master.read(locate, params).catch(unlessGone);
+    return (await asked)?.locations.find((location) => location.index === index);
   }
 
   async #syncReplicas({ handle, version, replicas }: Target): Promise<Outcome> {
@@ -143,9 +137,15 @@ export class ChunkSyncer {
     index: number,
     failed: Pick<Grant, "handle" | "version"> & { servers: ServerId[] },
   ): Promise<Grant | undefined> {
-    const { grant } = await this.#options.master.mutate(grantMethod, { ino, index, failed });
-    return grant.handle === failed.handle ? grant : undefined;
+    const asked = this.#options.master.mutate(grantMethod, { ino, index, failed });
+    const grant = (await asked.catch(unlessGone))?.grant;
+    return grant?.handle === failed.handle ? grant : undefined;
   }
+}
+
+/** A deleted file needs no sync. One that the master has lost had a commit that failed. */
+function unlessGone(error: unknown): undefined {
+  if (statusOf(error) !== "stale") throw error;
 }
 
 /** No replica has it on disk, and none will: not out of date, not away, for long enough. */

@@ -40,8 +40,9 @@ class Servers {
       this.onLocate();
       return { locations: this.located ? [this.#chunk(first)] : [] };
     };
-    const mutate = (_method: unknown, request: Asked): Promise<{ grant: Grant }> =>
-      Promise.resolve({ grant: this.#grant(request) });
+    const mutate = async (_method: unknown, request: Asked): Promise<{ grant: Grant }> => ({
+      grant: this.#grant(request),
+    });
     this.writer = new ChunkWriter({
       master: {
         chunkBytes: 4 * mib,
@@ -149,6 +150,15 @@ await t.test("there is nothing to sync of a file that is deleted", async (tt) =>
   servers.onLocate = () => fail("stale");
   await servers.sync();
   tt.same(servers.syncs, []);
+});
+
+await t.test("a file may be deleted while it is synced", async (tt) => {
+  const servers = new Servers();
+  await servers.write();
+  servers.onCall = (address) => address === "1" && fail("io-error");
+  servers.onGrant = servers.onLocate = () => fail("stale");
+  await servers.sync();
+  tt.same(servers.syncs, ["1", "2"]);
 });
 
 await t.test("a primary without the version that is granted again does not hold up", async (tt) => {
