@@ -45,6 +45,7 @@ export class Session implements FileWriter {
   #since: ((contents: Contents) => void)[] = [];
   /** Writes of the file that had failed when it was last certain. */
   #failed = 0;
+  #powerLosses = 0;
 
   constructor(workload: Workload, client: Mount, file: ModelFile, random: Random) {
     this.#file = file;
@@ -85,6 +86,7 @@ export class Session implements FileWriter {
    * master has all that it answered only if it syncs always.
    */
   lostPower(floor: Contents, everywhere: boolean): void {
+    this.#powerLosses += 1;
     this.#own.mayBe(floor);
     if (everywhere && this.#workload.model.durable) this.#base.mayBe(floor);
     else this.#sees(this.#own);
@@ -201,10 +203,14 @@ export class Session implements FileWriter {
     const offset = this.#random.below(this.#own.sizeMax + 1);
     const length = this.#length();
     const contents = this.#own.clone();
+    const powerLosses = this.#powerLosses;
     const found = await this.#ask(async (fs) => {
       const { size } = await fs.getattr(this.#node, this.#open, caller);
       return { size, bytes: Buffer.concat(await fs.read(this.#open, offset, length, caller)) };
     });
+    if (this.#powerLosses !== powerLosses) {
+      return this.#workload.world.count("not compared: read over a loss of power");
+    }
     if (this.#failedWrites !== this.#failed) {
       return this.#workload.world.count("not compared: a write has failed, and it is not told yet");
     }
