@@ -77,7 +77,8 @@ export class LmdbIndex implements ChunkIndex {
   /** `file`: the chunk has one, which is deleted afterwards; `removalEnded` then says so. */
   remove(handle: ChunkHandle, { file } = { file: false }): Written {
     const key = encodeKey(handle);
-    return this.#write([undefined, undefined, undefined], () => {
+    // One with a file has no bytes here.
+    return this.#write([undefined, undefined], () => {
       if (file) this.#lost(this.#meta.put(removalKey(key), none));
       this.#lost(this.#small.remove(key));
       return this.#chunks.remove(key);

@@ -84,13 +84,16 @@ export async function commitFailure(failure: unknown): Promise<unknown> {
 const pageBytes = 4096;
 /** What one row can take beside its value: its leaf anew and split, and branches above them. */
 const rowPages = 4;
-const deletionPages = 2;
+/** Branches are shared by the rows that one transaction deletes, and the reserve is for few. */
+const deletionPages = 1;
 /** What every transaction can take: roots, the lists of tables and of free pages. */
 const spareBytes = 128 << 10;
-/** Kept for deletions: some 500 rows of one transaction. */
-const reserveBytes = 4 << 20;
+/** A file with less in use than this is small, and has what belongs to that. */
+const smallBytes = 256 << 10;
+/** Kept for deletions. */
+const reserveBytes = { small: 512 << 10, large: 4 << 20 };
 /** The file grows by so much at a time. */
-const growBytes = 1 << 20;
+const growBytes = { small: 256 << 10, large: 1 << 20 };
 
 /** Numbers of a database that `lmdb` has opened. */
 interface LmdbNumbers {
@@ -116,7 +119,7 @@ export class LmdbRoom {
     this.#path = path;
     this.#root = root as LmdbNumbers; // lmdb-js does not declare it.
     try {
-      this.#ensure(spareBytes + reserveBytes);
+      this.#ensure({ bytes: 0, reserve: true });
     } catch {
       // A full disk: writes are refused until it has room.
     }
@@ -129,28 +132,31 @@ export class LmdbRoom {
   take(values: readonly (number | undefined)[]): { until(written: Promise<unknown>): void } {
     const bytes = values.reduce<number>((sum, length) => sum + rowBytes(length), 0);
     const deletesOnly = values.every((length) => length === undefined);
-    this.#ensure(bytes + spareBytes + (deletesOnly ? 0 : reserveBytes));
+    this.#ensure({ bytes, reserve: !deletesOnly });
     this.#left -= bytes;
     this.#underWay += bytes;
     const end = (): void => void (this.#underWay -= bytes);
     return { until: (written) => void written.then(end, end) };
   }
 
-  #ensure(bytes: number): void {
-    if (this.#left >= bytes) return;
+  #ensure({ bytes, reserve }: { bytes: number; reserve: boolean }): void {
+    if (this.#left >= bytes + spareBytes + reserveBytes.large) return;
     const file = openSync(this.#path, "a");
     try {
       const used = (this.#root.env.info().lastPageNumber + 1) * pageBytes;
+      const size = used < smallBytes ? "small" : "large";
+      const wanted = bytes + spareBytes + (reserve ? reserveBytes[size] : 0);
+      const piece = zeros.subarray(0, growBytes[size]);
       this.#left = fstatSync(file).size - used - this.#underWay;
       // Appending: whatever LMDB writes meanwhile is never written over.
-      while (this.#left < bytes) this.#left += writeSync(file, zeros);
+      while (this.#left < wanted) this.#left += writeSync(file, piece);
     } finally {
       closeSync(file);
     }
   }
 }
 
-const zeros = Buffer.alloc(growBytes);
+const zeros = Buffer.alloc(growBytes.large);
 
 function rowBytes(valueBytes: number | undefined): number {
   if (valueBytes === undefined) return deletionPages * pageBytes;
