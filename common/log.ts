@@ -1,5 +1,6 @@
 import { pino } from "pino";
 import { LineWriter } from "./os/line-writer.ts";
+import { UserError } from "./program.ts";
 
 /** Events, not prose: a dotted name and its facts. Levels: debug, info, warn, error. */
 export interface Log {
@@ -10,13 +11,16 @@ export interface Log {
 }
 
 const standardError = 2;
+const levels = ["debug", "info", "warn", "error", "silent"];
 
 /**
  * JSON lines on a descriptor: standard error, which a daemon's parent points to its log file,
  * unless told otherwise. Lines that cannot be written are dropped; how many is said by
- * `log.dropped`, after the first line that can be written again.
+ * `log.dropped`, after the first line that can be written again. `level` is what GFS_LOG says; a
+ * `UserError` if it is none.
  */
 export function createLog(program: string, level: string, descriptor = standardError): Log {
+  expectLogLevel(level);
   const writer = new LineWriter(descriptor);
   let dropped = 0;
   const write = (line: string): void => {
@@ -45,6 +49,12 @@ export function createLog(program: string, level: string, descriptor = standardE
     warn: (event, facts) => logger.warn(facts ?? {}, event),
     error: (event, facts) => logger.error(facts ?? {}, event),
   };
+}
+
+/** Throws a `UserError` if GFS_LOG, which says `level`, is no level. */
+export function expectLogLevel(level: string): void {
+  if (levels.includes(level)) return;
+  throw new UserError(`GFS_LOG is '${level}': it can be ${levels.join(", ")}`);
 }
 
 /** Says nothing; for tests. */

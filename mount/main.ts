@@ -5,7 +5,7 @@ import { randomUUID } from "node:crypto";
 import path from "node:path";
 import yargs from "yargs";
 import { type Address, masterAddressDefault, parseAddress } from "../common/address.ts";
-import { createLog, type Log } from "../common/log.ts";
+import { createLog, expectLogLevel, type Log } from "../common/log.ts";
 import { systemClock } from "../common/os/clock.ts";
 import {
   addressFrom,
@@ -78,6 +78,7 @@ async function main(): Promise<void> {
     process.exit(0); // fuse-native keeps the event loop alive for ever.
   }
   // What the user can mend is said before anything is started.
+  expectLogLevel(logLevel());
   const { mountpoint } = settings.mount;
   const { deadRemoved } = await prepareMountpoint(mountpoint, systemClock);
   if (deadRemoved)
@@ -87,12 +88,15 @@ async function main(): Promise<void> {
   process.exit(0);
 }
 
+function logLevel(): string {
+  return process.env["GFS_LOG"] ?? "info";
+}
+
 async function serve(settings: Settings): Promise<void> {
   process.chdir("/"); // Else the driver would keep the filesystem busy that it was started from.
   const clock = systemClock;
   const standardError = takeStandardError();
-  const level = process.env["GFS_LOG"] ?? "info";
-  const log = createLog("gfs-mount", level, standardError.descriptor);
+  const log = createLog("gfs-mount", logLevel(), standardError.descriptor);
   const { mount } = settings;
   const { mountpoint } = mount;
   const terminated = terminationSignal();

@@ -57,3 +57,11 @@ t.test("a log that never takes a line ends nothing", async () => {
   log.error("some.error", { error: new Error("no") });
   closeSync(fd);
 });
+
+t.test("a level that is none is said in one line", (t) => {
+  t.throws(() => createLog("a program", "nonsense"), {
+    name: "UserError",
+    message: "GFS_LOG is 'nonsense': it can be debug, info, warn, error, silent",
+  });
+  t.end();
+});

@@ -252,10 +252,12 @@ t.test("what is wrong on a command line is told in one line, with exit status 1"
 });
 
 t.test("the mount's log has the level that GFS_LOG says", async (t) => {
-  const command = `mkdir $W/quiet; ${quote(process.execPath)} ${quote(programPath("mount"))} \
+  const command = `mkdir -p $W/quiet; ${quote(process.execPath)} ${quote(programPath("mount"))} \
     $W/quiet --master $MASTER --log $W/quiet.log; ls $W/quiet; umount $W/quiet`;
   await cluster.ok(command, { env: { GFS_LOG: "error" } });
   t.equal(await cluster.ok("cat $W/quiet.log"), "");
+  const nonsense = await cluster.sh(command, { env: { GFS_LOG: "nonsense" } });
+  t.match(nonsense.err, "gfs-mount: GFS_LOG is 'nonsense': it can be debug, info, ");
 });
 
 const [masterPort, serverPort] = [
